@@ -1,0 +1,243 @@
+"""Neural long-term memory: projections, convolutions and gates around `memory_scan` (Titans, sections 3.1 and 4.4)."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from titans_seq.errors import ModelError
+from titans_seq.files import whole_file
+from titans_seq.miras.bias import AttentionalBias
+from titans_seq.miras.choice import Choice
+from titans_seq.miras.learning import MemoryLearning, Momentum
+from titans_seq.miras.retention import RetentionGate
+from titans_seq.miras.structure import MLP, MemoryStructure
+from titans_seq.ops.memory_scan import Backend, ScanState, initial_state, memory_scan
+
+
+class MemoryConfig(Choice):
+    """The four choices of MIRAS for one memory, and what is around it."""
+
+    structure: MemoryStructure = MLP()
+    bias: AttentionalBias = AttentionalBias()
+    retention: RetentionGate = RetentionGate()
+    learning: MemoryLearning = Momentum()
+    chunk_size: int = Field(
+        default=32, ge=1, le=4096, description="C, tokens whose gradients are taken at one memory; part of the model."
+    )
+    conv: int = Field(default=4, ge=1, le=64, description="Kernel of the causal depthwise convolutions; 1 for none.")
+    read: Literal["after", "before"] = Field(default="after", description="Read M_t or M_{t-1}.")
+
+
+class MemoryState(NamedTuple):
+    """All that a stream hands on: of one block, or with ``layers`` of a whole backbone. Batch is axis 0 of every tensor."""
+
+    position: int = 0  # tokens read
+    scan: ScanState | None = None  # memory at the open chunk's start, now, and its momentum
+    tails: Tensor | None = None  # (B, conv - 1, 3 D) last inputs of the convolutions
+    window: tuple[Tensor, ...] = ()  # keys and values that attention still sees
+    prefix: Tensor | None = None  # (B, N_p, D) what the memory made of the persistent tokens (MAL)
+    segment: ScanState | None = None  # memory at the open segment's start (MAC)
+    segment_tail: Tensor | None = None  # (B, conv - 1, D) convolution tail of the segment's own queries (MAC)
+    layers: tuple["MemoryState", ...] = ()
+
+
+def state_tensors(state: Any, name: str = "") -> dict[str, Tensor]:
+    """Flatten a state into named tensors; whole numbers become int64 scalars, absent parts are left out."""
+    if state is None:
+        return {}
+    if isinstance(state, Tensor):
+        return {name: state}
+    if isinstance(state, int):
+        return {name: torch.tensor(state, dtype=torch.int64)}
+    keys = state._fields if hasattr(state, "_fields") else range(len(state))
+    found: dict[str, Tensor] = {}
+    for key, part in zip(keys, state, strict=True):
+        found |= state_tensors(part, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def fill_state(template: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """Rebuild a state of the form of ``template`` (a model's `initial_state`) from named tensors.
+
+    Raises:
+        ModelError: if a tensor is missing or cannot belong to this model.
+    """
+    if template is None:
+        return None
+    if isinstance(template, Tensor | int):
+        if name not in tensors:
+            raise ModelError(f"The memory state lacks {name}: it was not made by this model.")
+        if isinstance(template, int):
+            return int(tensors[name])
+        found = tensors[name]
+        if _fixed_shape(found, name) != _fixed_shape(template, name):
+            raise ModelError(
+                f"The memory state holds {name} of shape {tuple(found.shape)}, this model expects {tuple(template.shape)}."
+            )
+        return found
+    keys = template._fields if hasattr(template, "_fields") else range(len(template))
+    parts = [
+        fill_state(part, tensors, f"{name}.{key}" if name else str(key))
+        for key, part in zip(keys, template, strict=True)
+    ]
+    return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
+
+
+def _fixed_shape(tensor: Tensor, name: str) -> tuple[int, ...]:
+    """Shape without what grows as a stream is read: the time axis of attention's window."""
+    return (*tensor.shape[:-2], *tensor.shape[-1:]) if ".window." in name else tuple(tensor.shape)
+
+
+def save_state(state: MemoryState, path: Path) -> None:
+    """Write a state as one safetensors file; the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state_tensors(state).items()}
+    with whole_file(path) as draft:
+        save_file(tensors, str(draft), metadata={"format": "titans_seq.memory_state", "version": "1"})
+
+
+def load_state(path: Path, template: MemoryState) -> MemoryState:
+    """Read a state that `save_state` wrote for a model whose `initial_state` is ``template``.
+
+    Raises:
+        ModelError: if the file is damaged, not finite, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a memory state that can be read: {error}.") from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{path}: {name} is not finite.")
+    return fill_state(template, tensors)
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution, (B, T, D) → (B, T, D), that continues where a stream stopped."""
+
+    def __init__(self, width: int, kernel: int):
+        super().__init__()
+        self.kernel = kernel
+        self.weight = nn.Parameter(torch.empty(kernel, width))
+        nn.init.uniform_(self.weight, -1 / math.sqrt(kernel), 1 / math.sqrt(kernel))
+        with torch.no_grad():
+            self.weight[-1] += 0.5  # at first mostly the token itself
+
+    def initial_tail(self, batch: int) -> Tensor:
+        """Zeros (B, kernel - 1, D): nothing came before."""
+        return self.weight.new_zeros(batch, self.kernel - 1, self.weight.shape[1])
+
+    def forward(self, x: Tensor, tail: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Convolve x after ``tail``, the inputs before it; returns the next tail too."""
+        if self.kernel == 1:
+            return x * self.weight[0, channels], tail
+        T, x = x.shape[1], torch.cat([tail.to(x.dtype), x], 1)
+        y = x[:, :T] * self.weight[0, channels]
+        for lag in range(1, self.kernel):  # sums of shifted rows: several times a grouped conv1d's speed on a CPU
+            y = y + x[:, lag : lag + T] * self.weight[lag, channels]
+        return y, x[:, T:]
+
+
+class NeuralMemory(nn.Module):
+    r"""Long-term memory of ``heads`` heads that learns at test time, (B, T, D) → (B, T, D).
+
+    q, k, v are Linear → causal convolution → SiLU, q and k then of norm 1 (Titans, section 4.4). Gates per
+    head: $\eta = \sigma(\cdot)$, $\alpha = \sigma(\cdot)$ and $\theta = \kappa (1-\eta)/C\, \sigma(\cdot)$, the largest step under which C
+    equal tokens cannot overshoot a linear memory. What is read is normalised per head, gated by a linear
+    layer of the input, and projected. One pass equals any split of it.
+    """
+
+    def __init__(self, width: int, heads: int, config: MemoryConfig):
+        super().__init__()
+        self.heads, self.config = heads, config
+        head_width = width // heads
+        self.project = nn.Linear(width, 3 * width, bias=False)
+        self.conv = CausalConv(3 * width, config.conv)
+        self.gates = nn.Linear(width, (3 if config.learning.momentum else 2) * heads)
+        self.initial = nn.ParameterList(
+            nn.Parameter(torch.randn(heads, *size) / math.sqrt(size[0]))
+            for size in config.structure.sizes(head_width, head_width)
+        )
+        # the read then has the norm of an ordinary value; with 1 it would be √D, which no value reaches
+        self.gain = (
+            nn.Parameter(torch.full((heads, head_width), 1 / math.sqrt(head_width)))
+            if config.structure.norm
+            else None
+        )
+        self.norm = nn.Parameter(torch.ones(heads, head_width))
+        self.out_gate = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        with torch.no_grad():  # forget 2 % a token, past surprise 0.27, half the largest step
+            self.gates.bias.copy_(torch.tensor([0.0, -4.0, -1.0][: self.gates.out_features // heads]).repeat(heads))
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """State of a memory that has read nothing: the learned initial memory."""
+        dtype = torch.float64 if self.norm.dtype == torch.float64 else torch.float32
+        return MemoryState(
+            scan=initial_state(tuple(self.initial), batch, dtype), tails=self.conv.initial_tail(batch)
+        )
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, H d) to (B, H, T, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _finish(self, read: Tensor, x: Tensor) -> Tensor:
+        """Normalise a read (B, H, T, d) per head, gate it by x (B, T, D), project: (B, T, D)."""
+        read = F.rms_norm(read, read.shape[-1:], eps=1e-6).transpose(1, 2) * self.norm.to(read.dtype)
+        return self.out(read.flatten(2).to(x.dtype) * F.silu(self.out_gate(x)))
+
+    def gate_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gates θ, α, η of x (B, T, D), each (B, H, T), inside their bounds; η is None without momentum."""
+        learning = self.config.learning
+        logits = self.gates(x).float() if x.dtype != torch.float64 else self.gates(x)
+        step, forget, *past = logits.unflatten(-1, (self.heads, -1)).permute(3, 0, 2, 1).sigmoid()
+        bound = learning.step / self.config.chunk_size
+        if not past:
+            return bound * step, forget, None
+        return bound * (1 - past[0]) * step, forget, past[0]
+
+    def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
+        """Write and read x (B, T, D) after what ``state`` has read."""
+        projected, tails = self.conv(self.project(x), state.tails)
+        q, k, v = (self._heads(part) for part in F.silu(projected).chunk(3, -1))
+        theta, alpha, eta = self.gate_values(x)
+        c = self.config
+        read, scan = memory_scan(
+            F.normalize(q, dim=-1),
+            F.normalize(k, dim=-1),
+            v,
+            theta,
+            alpha,
+            eta,
+            initial=tuple(self.initial),
+            gain=self.gain,
+            structure=c.structure,
+            bias=c.bias,
+            retention=c.retention,
+            normalised=c.learning.normalised,
+            chunk_size=c.chunk_size,
+            read=c.read,
+            state=state.scan,
+            backend=backend,
+        )
+        return self._finish(read, x), state._replace(position=state.position + x.shape[1], scan=scan, tails=tails)
+
+    def retrieve(self, x: Tensor, scan: ScanState, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Read x (B, T, D) from the memory ``scan`` without a write (Titans, eq. 15); returns the queries' next tail."""
+        width = x.shape[-1]
+        q, tail = self.conv(F.linear(x, self.project.weight[:width]), tail, slice(width))
+        q = F.normalize(self._heads(F.silu(q)), dim=-1)
+        with torch.autocast(x.device.type, enabled=False):
+            weights = scan.weights
+            gain = None if self.gain is None else self.gain.to(weights[0].dtype)[:, None, :]
+            read = self.config.structure.read(weights, q.to(weights[0].dtype), gain)
+        return self._finish(read, x), tail

@@ -1,0 +1,1 @@
+"""The four choices of MIRAS: structure, attentional bias, retention gate, learning rule."""

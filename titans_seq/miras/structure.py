@@ -1,0 +1,152 @@
+r"""Memory structure: what the memory is, how it reads, how an output error reaches its layers.
+
+Row convention: a memory of L layers maps a row x_0 = k by z_l = x_{l-1} W_l and x_l = σ(z_l) (no σ after
+the last layer) to f = z_L, and is f itself or, with ``norm``, k + LN(f) ⊙ γ.
+
+To add one: write a class below and list it in `MemoryStructure`.
+The config schema, the operators and the tests read that list; nothing else changes.
+"""
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from titans_seq.miras.choice import Choice
+
+Weights = tuple[Tensor, ...]  # one (..., d_in, d_out) matrix a layer
+LN_EPS = 1e-6
+
+
+class Trace(NamedTuple):
+    """What a pass of the keys through the memory leaves behind for the errors of its layers."""
+
+    inputs: tuple[Tensor, ...]  # x_0 ... x_{L-1}, each (..., T, d_l)
+    slopes: tuple[Tensor, ...]  # σ'(z_1) ... σ'(z_{L-1})
+    output: Tensor  # f (..., T, Dv)
+
+
+def _gelu_slope(z: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
+    return 0.5 * (1 + torch.erf(z * math.sqrt(0.5))) + z * density
+
+
+def _silu_slope(z: Tensor) -> Tensor:
+    gate = torch.sigmoid(z)
+    return gate * (1 + z * (1 - gate))
+
+
+ACTIVATIONS = {"gelu": (F.gelu, _gelu_slope), "silu": (F.silu, _silu_slope)}
+
+
+def _normalise(f: Tensor) -> tuple[Tensor, Tensor]:
+    """Layer norm without gain over the last axis: the normalised f and 1/√(var + ε)."""
+    centred = f - f.mean(-1, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + LN_EPS)
+    return centred * scale, scale
+
+
+class Layers(Choice):
+    """A memory of linear layers: everything below follows from depth, activation and norm."""
+
+    if TYPE_CHECKING:  # a subclass fixes each, as a field or as a constant
+        depth: int
+        expansion: float
+        activation: str
+        norm: bool
+
+    def sizes(self, d_in: int, d_out: int) -> list[tuple[int, int]]:
+        """Shape (d_in, d_out) of every layer's matrix.
+
+        Raises:
+            ValueError: if the residual of ``norm`` has no place because keys and values differ in width.
+        """
+        if self.norm and d_in != d_out:
+            raise ValueError(f"k + LN(f(k)) needs keys and values of one width, got {d_in} and {d_out}.")
+        hidden = max(1, round(self.expansion * d_in))
+        widths = [d_in, *[hidden] * (self.depth - 1), d_out]
+        return list(zip(widths[:-1], widths[1:], strict=True))
+
+    def trace(self, weights: Weights, keys: Tensor) -> Trace:
+        """Pass keys (..., T, D) through the memory, keeping what the errors need."""
+        activate, slope = ACTIVATIONS[self.activation]
+        inputs, slopes, z = [keys], [], keys @ weights[0]
+        for weight in weights[1:]:
+            slopes.append(slope(z))
+            inputs.append(activate(z))
+            z = inputs[-1] @ weight
+        return Trace(tuple(inputs), tuple(slopes), z)
+
+    def activate(self, z: Tensor) -> Tensor:
+        """σ(z)."""
+        return ACTIVATIONS[self.activation][0](z)
+
+    def finish(self, x: Tensor, f: Tensor, gain: Tensor | None) -> Tensor:
+        """From the last layer's f to the read M(x), both (..., T, Dv)."""
+        return f if gain is None else x + _normalise(f)[0] * gain
+
+    def read(self, weights: Weights, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """Read M(x): rows (..., T, D) to (..., T, Dv). The memory does not change."""
+        return self.finish(x, self.trace(weights, x).output, gain)
+
+    def bearing(self, weights: Weights, trace: Trace, gain: Tensor | None) -> Tensor:
+        r"""Bound n_t on the squared norm of each token's Jacobian $\partial M(k_t) / \partial W$, (..., T, 1).
+
+        $n_t = \sum_l \lVert x_{l-1} \rVert^2 \prod_{m \ge l} \lVert \sigma'(z_m) \odot W_{m+1} \rVert_F^2$, times
+        $\max \gamma^2 / (\mathrm{var} f + \varepsilon)$ under the norm. A step of gradient descent on
+        ``L2`` that is divided by n_t cannot overshoot its own token.
+        """
+        back = torch.ones_like(trace.output[..., :1])
+        total = trace.inputs[-1].square().sum(-1, keepdim=True)
+        for level in reversed(range(len(weights) - 1)):
+            rows = weights[level + 1].square().sum(-1)[..., None]  # ‖row i of W_{l+1}‖², (..., d, 1)
+            back = back * (trace.slopes[level].square() @ rows)
+            total = total + trace.inputs[level].square().sum(-1, keepdim=True) * back
+        if gain is not None:
+            total = total * (_normalise(trace.output)[1] * gain.abs().amax(-1, keepdim=True)).square()
+        return total
+
+    def errors(self, weights: Weights, trace: Trace, error: Tensor, gain: Tensor | None) -> list[Tensor]:
+        r"""Errors $G_l = \partial \ell / \partial z_l$ of every layer from the error at the read, each (..., T, d_l).
+
+        The gradient of layer l is then $x_{l-1}^\top G_l$: a weight per token is never formed.
+        """
+        if gain is not None:
+            f, scale = _normalise(trace.output)
+            error = error * gain
+            mean, along = error.mean(-1, keepdim=True), (error * f).mean(-1, keepdim=True)
+            error = (error - mean - f * along) * scale
+        found = [error]
+        for level in reversed(range(len(weights) - 1)):
+            found.append((found[-1] @ weights[level + 1].mT) * trace.slopes[level])
+        return found[::-1]
+
+
+class MLP(Layers):
+    r"""Memory of ``depth`` linear layers, $M(k) = f(k)$ or $k + \mathrm{LN}(f(k)) \odot \gamma$ (MIRAS, section 5.3).
+
+    The gain γ is slow: it is trained by the outer loop alone (as in TTT).
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    depth: int = Field(default=2, ge=1, le=8, description="Linear layers, L_M of Titans.")
+    expansion: float = Field(default=2.0, gt=0, le=16, description="Hidden width over head width.")
+    activation: Literal["gelu", "silu"] = "gelu"
+    norm: bool = Field(default=False, description="Read k + LN(f(k)) γ instead of f(k).")
+
+
+class Matrix(Layers):
+    r"""Linear memory $M(k) = k W$, the associative matrix of linear attention and DeltaNet."""
+
+    kind: Literal["matrix"] = "matrix"
+    depth: ClassVar[int] = 1
+    expansion: ClassVar[float] = 1.0
+    activation: ClassVar[str] = "gelu"
+    norm: ClassVar[bool] = False
+
+
+MemoryStructure = Annotated[MLP | Matrix, Field(discriminator="kind")]
+STRUCTURES: tuple[type[Layers], ...] = get_args(get_args(MemoryStructure)[0])
