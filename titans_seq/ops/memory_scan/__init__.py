@@ -90,6 +90,11 @@ def _check(x: ScanInputs, rule: ScanRule, state: ScanState | None) -> None:
             f"state holds memories of shape {[tuple(w.shape) for w in state.weights]}, "
             f"expected {[(B, *size) for size in sizes]}."
         )
+    if state is not None and not 0 <= state.offset < rule.chunk_size:
+        raise ValueError(
+            f"state stopped at token {state.offset} of a chunk, but chunk_size is {rule.chunk_size}: "
+            "go on with the chunk_size it was made with."
+        )
 
 
 def _gate(gate: Tensor | None, rows: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:

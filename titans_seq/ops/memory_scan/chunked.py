@@ -43,9 +43,13 @@ def _products(log_gate: Tensor) -> Tensor:
     return logs.cumsum(-2).exp().tril()
 
 
-def _log(gate: Tensor) -> Tensor:
-    """Log of a gate in [0, 1] whose value and slope stay finite at 0; the floor is below rounding of any product."""
-    return gate.clamp(min=1e-30).log()
+def _inside(gate: Tensor, least: float, most: float) -> Tensor:
+    """Gate kept where its log is finite, its slope left as it is: what it is short of is below rounding of any product.
+
+    At a closed gate the large slope of the log meets a product that is as small, which gives the gate's own slope;
+    a plain clamp would give none.
+    """
+    return gate + (gate.clamp(least, most) - gate).detach()
 
 
 def _shifted(rows: Tensor, first: float) -> Tensor:
@@ -55,12 +59,12 @@ def _shifted(rows: Tensor, first: float) -> Tensor:
 
 def coefficients(alpha: Tensor, eta: Tensor | None, read: str) -> Coefficients:
     """Coefficients of all chunks at once from gates (..., C, 1)."""
-    log_keep = torch.log1p(-alpha[..., 0].clamp(max=1 - torch.finfo(alpha.dtype).eps))
+    log_keep = torch.log1p(-_inside(alpha[..., 0], 0, 1 - torch.finfo(alpha.dtype).eps))
     decay, keep = _products(log_keep), log_keep.cumsum(-1).exp()[..., None]
     if eta is None:
         write, push, momentum_keep, momentum_write = decay, None, None, None
     else:
-        log_eta = _log(eta[..., 0])
+        log_eta = _inside(eta[..., 0], 1e-30, 1).log()
         past, fade = _products(log_eta), log_eta.cumsum(-1).exp()[..., None]
         write, push = decay @ past, decay @ fade
         momentum_keep, momentum_write = fade[..., -1:, :], past[..., -1, :, None]

@@ -1,0 +1,195 @@
+"""A checkpoint is a folder: ``config.json`` says what to build, ``task.json`` what for, ``model.safetensors`` fills it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from titans_seq.backbone import Backbone, BackboneConfig
+from titans_seq.errors import ModelError
+from titans_seq.files import sha256, whole_folder
+from titans_seq.memory import MemoryState
+from titans_seq.tasks import Task
+
+SCHEMA = 1  # of config.json and task.json; a reader refuses what is newer and reads all that is older
+REQUIRED = ("config.json", "task.json", "model.safetensors", "SHA256SUMS")
+
+
+class SequenceModel(nn.Module):
+    """A backbone and the head of a task: batches in, what the task's columns are made of out."""
+
+    def __init__(self, backbone: BackboneConfig, task: Task):
+        super().__init__()
+        self.task = task
+        self.backbone = Backbone(backbone)
+        self.head = task.head(backbone.width)
+
+    def read(self, batch: dict[str, Tensor], so_far: Any, state: MemoryState | None) -> tuple[Any, MemoryState]:
+        """Read one block of a stream: fold it into what the head keeps, and carry the memory on."""
+        hidden, state = self.backbone(self.head.inputs(batch), state)
+        return self.head.fold(so_far, hidden, batch), state
+
+    def forward(self, batch: dict[str, Tensor]) -> Any:
+        """Read whole inputs from the start."""
+        return self.head.result(self.read(batch, self.head.start(batch), None)[0])
+
+
+def save_pretrained(model: SequenceModel, folder: Path, card: str = "") -> None:
+    """Write ``model`` as a folder that can be handed on; the folder appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    with whole_folder(folder) as draft:
+        for name, config in (("config", model.backbone.config), ("task", model.task)):
+            text = json.dumps({"schema_version": SCHEMA, **config.model_dump(mode="json")}, indent=2)
+            (draft / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, str(draft / "model.safetensors"), metadata={"format": "pt"})
+        (draft / "README.md").write_text(card or _card(model), encoding="utf-8")
+        sums = [f"{sha256(file)}  {file.name}\n" for file in sorted(draft.iterdir())]
+        (draft / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+
+
+def _card(model: SequenceModel) -> str:
+    c = model.backbone.config
+    count = sum(p.numel() for p in model.parameters())
+    return (
+        f"# titans-seq model\n\n{model.task.kind}, {count:,} parameters: {c.depth} blocks ({c.block.kind}) of width "
+        f"{c.width}, {c.heads} heads, memory {c.memory.structure.kind}, chunk {c.memory.chunk_size}.\n\n"
+        "```python\nfrom titans_seq import load_pretrained\n\nmodel = load_pretrained('THIS FOLDER')\n```\n"
+    )
+
+
+def find(source: str) -> Path:
+    """Return the folder of ``source``: a run or checkpoint folder, a shipped backbone, or ``hf://owner/name``.
+
+    Raises:
+        ModelError: if there is no such thing; says what there is.
+    """
+    if source.startswith("hf://"):
+        from huggingface_hub import snapshot_download  # on use: everything else is offline
+
+        try:
+            return Path(snapshot_download(source.removeprefix("hf://")))
+        except Exception as error:  # the hub client raises a family of its own, of the network and of itself
+            raise ModelError(
+                f"{source} could not be fetched: {error}. Without a network give the path of a local folder."
+            ) from error
+    path = Path(source)
+    if path.is_dir():
+        if (path / "recipe.yaml").is_file() and not (path / "model").is_dir():
+            raise ModelError(f"{path} is a run without a finished model. Finish it with --resume, then use it.")
+        return path / "model" if (path / "model").is_dir() else path
+    if path.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"):
+        raise ModelError(f"{path} is a pickle, which could run code. Give a folder with {', '.join(REQUIRED)}.")
+    known = shipped()
+    if source in known:
+        return known[source]
+    raise ModelError(
+        f"{source!r} is no folder and no shipped backbone. Shipped: {', '.join(known) or 'none in this release'}."
+    )
+
+
+def shipped() -> dict[str, Path]:
+    """Backbones that travel with the package, by name."""
+    root = Path(__file__).parent / "pretrained"
+    return {folder.name: folder for folder in sorted(root.glob("*")) if (folder / "config.json").is_file()}
+
+
+def _check_sums(folder: Path) -> None:
+    sums = {}
+    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        value, _, name = line.partition("  ")
+        sums[name] = value
+    for name in REQUIRED[:-1]:
+        if sums.get(name) != sha256(folder / name):
+            raise ModelError(
+                f"{folder / name} is not what was saved: its SHA-256 differs from SHA256SUMS. Fetch or train it again."
+            )
+
+
+def _read_config(file: Path, kind: Any) -> Any:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version = content.pop("schema_version")
+        if version > SCHEMA:
+            raise ModelError(
+                f"{file} has schema {version}, this release reads up to {SCHEMA}. Update titans-seq to use it."
+            )
+        return TypeAdapter(kind).validate_python(content)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, ValidationError):
+            error = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())  # type: ignore[assignment]
+        raise ModelError(f"{file} does not describe a model: {error}.") from None
+
+
+def load_config(source: str) -> tuple[Path, BackboneConfig, BaseModel]:
+    """Folder, backbone config and task of a checkpoint whose sums are right."""
+    folder = find(source)
+    if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
+        raise ModelError(f"{folder} is not a checkpoint: it lacks {' and '.join(missing)}.")
+    _check_sums(folder)
+    return (
+        folder,
+        _read_config(folder / "config.json", BackboneConfig),
+        _read_config(folder / "task.json", Task),
+    )
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint folder, checked to be finite."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / "model.safetensors"
+    try:
+        tensors = load_file(str(file))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} cannot be read: {error}.") from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{file}: {name} holds values that are not finite. Fetch or train it again.")
+    return tensors
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    """Give ``module`` its weights; every name and shape must fit."""
+    wanted = module.state_dict()
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        side = "lacks" if name in wanted else "has an unexpected"
+        raise ModelError(f"{file} {side} tensor {name}.")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            raise ModelError(
+                f"{file}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}."
+            )
+    module.load_state_dict(tensors)
+
+
+def load_pretrained(source: str) -> SequenceModel:
+    """Build and fill the model of ``source``, in evaluation mode; refuse what is missing, changed, newer or not finite."""
+    folder, backbone, task = load_config(source)
+    model = SequenceModel(backbone, task)  # type: ignore[arg-type]
+    fill(model, load_tensors(folder), folder / "model.safetensors")
+    return model.eval()
+
+
+def load_backbone(model: SequenceModel, source: str) -> None:
+    """Start the backbone of ``model`` from that of ``source``; the head stays as it was initialised.
+
+    Raises:
+        ModelError: if the two backbones are not of one build; says what differs.
+    """
+    folder, config, _ = load_config(source)
+    ours, theirs = model.backbone.config.model_dump(), config.model_dump()
+    same = [key for key in ours if key != "dropout"]
+    if different := [f"{key} {theirs[key]} there, {ours[key]} here" for key in same if ours[key] != theirs[key]]:
+        raise ModelError(f"The backbone of {source} cannot be used here: {'; '.join(different)}.")
+    tensors = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in load_tensors(folder).items()
+        if name.startswith("backbone.")
+    }
+    fill(model.backbone, tensors, folder / "model.safetensors")

@@ -1,0 +1,164 @@
+"""What every command shares: ``--json --quiet --debug``, the report, and the one place where errors become exit codes."""
+
+import functools
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from titans_seq.errors import EnvironmentFault, TitansError, log
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a stopped run of the same command left off.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check inputs and options, print sizes, start nothing.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any key of the recipe, as key=value; may be repeated.", metavar="KEY=VALUE")
+]
+Run = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
+Config = Annotated[str | None, typer.Option(help="Backbone to build: a name of `models list`, or a YAML file.")]
+Start = Annotated[
+    str | None, typer.Option("--backbone", help="Trained backbone to start from: a run, checkpoint or name; none for a new one.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Records or windows read side by side.")]
+
+_COMMON = {
+    "json_": Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", help="Print results and errors alone.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+}
+
+
+class _Told(logging.Handler):
+    """Warnings on stderr as it is now, not as it was at import."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"warning: {record.getMessage()}", file=sys.stderr)
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Register a function as a command: what it returns is reported, what it raises becomes message and exit code.
+
+    A command returns the mapping to report, or text with the mapping behind it.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(json_: bool, quiet: bool, debug: bool, **options: Any) -> None:
+            _set_up(quiet)
+            code = 1
+            try:
+                _report(function(**options), as_json=json_)
+                return
+            except typer.Exit:
+                raise
+            except BaseException as error:
+                if debug and not isinstance(error, BrokenPipeError):
+                    raise
+                code = _tell(error)
+            raise typer.Exit(code)
+
+        signature = inspect.signature(function, eval_str=True)
+        common = [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind) for n, kind in _COMMON.items()
+        ]
+        run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *common])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+        return app.command(name)(run)
+
+    return decorate
+
+
+def _set_up(quiet: bool) -> None:
+    from titans_seq.progress import Progress
+
+    log.handlers[:] = [] if quiet else [_Told()]
+    log.propagate = True
+    Progress.quiet = quiet
+    if hasattr(sys.stderr, "reconfigure"):
+        sys.stderr.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone still gets the message
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _tell(error: BaseException) -> int:
+    """Print what went wrong, once, and return the exit code of the contract."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit says nothing
+        return 141
+    if isinstance(error, KeyboardInterrupt):
+        message, code = "Stopped by SIGINT.", 130
+    elif isinstance(error, TitansError):
+        message, code = str(error), getattr(error, "exit_code", error.code)
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        message = f"Out of memory ({error}). Lower training.batch_size, --batch-size or the length of a window."
+        code = EnvironmentFault.code
+    elif isinstance(error, OSError) and error.filename is not None:
+        message, code = f"{error.filename}: {error.strerror}.", EnvironmentFault.code
+    else:
+        message = f"A bug of titans-seq: {type(error).__name__}: {error}. --debug shows where; please report it."
+        code = 1
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _report(found: Any, *, as_json: bool) -> None:
+    if found is None:
+        return
+    text, facts = found if isinstance(found, tuple) else (_lines(found), found)
+    print(json.dumps(facts, indent=2, default=str) if as_json else text)
+    sys.stdout.flush()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> str:
+    """Facts as aligned lines; a mapping inside becomes a paragraph of its own."""
+    width = max((len(str(key)) for key in facts), default=0)
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{str(key).replace('_', ' ')}")
+            lines.append(_lines(value, indent + "    "))
+        elif isinstance(value, list | tuple):
+            lines.append(f"{indent}{str(key).replace('_', ' '):<{width}}  {', '.join(map(_shown, value))}")
+        else:
+            lines.append(f"{indent}{str(key).replace('_', ' '):<{width}}  {_shown(value)}")
+    return "\n".join(lines)
+
+
+def absolute(path: str) -> str:
+    """A path as a recipe keeps it, so that it can be repeated from anywhere."""
+    from titans_seq.resources import data_file
+
+    if path == "-" or path.startswith("sample:"):
+        return path
+    return str(data_file(path).resolve())
+
+
+def backbone_of(start: str | None, config: str | None, default: str) -> dict[str, Any]:
+    """The recipe's ``backbone`` and ``start_from`` for ``--backbone`` and ``--config``."""
+    from titans_seq.errors import UsageError
+
+    if start and start != "none":
+        if config:
+            raise UsageError("--config builds a new backbone, --backbone starts from a trained one: give one of them.")
+        from titans_seq.checkpoint import load_config
+
+        _, backbone, _ = load_config(start)
+        kept = start if start.startswith("hf://") or not Path(start).exists() else str(Path(start).resolve())
+        return {"backbone": backbone.model_dump(mode="json", exclude={"embedding"}), "start_from": kept}
+    return {"backbone": config or default}

@@ -1,0 +1,173 @@
+"""``titans-seq genomics``: sequences."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from titans_seq.cli.command import (
+    BatchSize,
+    Config,
+    Device,
+    DryRun,
+    Overwrite,
+    Resume,
+    Run,
+    Seed,
+    Settings,
+    Start,
+    Threads,
+    absolute,
+    backbone_of,
+    command,
+)
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+Model = Annotated[str, typer.Argument(help="Run or checkpoint folder, shipped name, or hf://owner/name.")]
+
+
+@command(app)
+def audit(
+    path: Annotated[str, typer.Argument(help="FASTA, labelled table or folder; - is stdin.")],
+    out: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with code 3 if there is a problem.")] = False,
+    overwrite: Overwrite = False,
+) -> Any:
+    """Read a file as training would, and say what is in it.
+
+    Example: titans-seq genomics audit genome.fa.gz
+    """
+    from titans_seq.cli.top import finish_audit
+    from titans_seq.data.audit import audit_sequences
+    from titans_seq.resources import data_file
+
+    return finish_audit(audit_sequences(data_file(path)), out, strict, overwrite)
+
+
+@command(app)
+def pretrain(
+    fasta: Annotated[list[str], typer.Argument(help="FASTA files, plain, gzip or bgzip.")],
+    out: Run,
+    config: Config = None,
+    start: Start = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> Any:
+    """Train a backbone to predict the next nucleotide.
+
+    Example: titans-seq genomics pretrain genome.fa.gz --out runs/genome --config dna_small --set training.steps=2000
+    """
+    from titans_seq.recipe import build
+    from titans_seq.run import train
+
+    content = {
+        "data": {"kind": "fasta", "paths": [absolute(path) for path in fasta]},
+        "task": {"kind": "language_model"},
+        "training": {"batch_size": 8, **({} if _sets_length(settings) else {"steps": 1000})},
+        "seed": seed,
+        "threads": threads,
+        **backbone_of(start, config, "dna_tiny"),
+    }
+    recipe = build(content, settings or [], "the command line")
+    return train(recipe, out, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run)
+
+
+def _sets_length(settings: list[str] | None) -> bool:
+    """Whether ``--set`` says how long to train, so that a default must not."""
+    return any(s.startswith(("training.steps=", "training.epochs=")) for s in settings or [])
+
+
+@command(app)
+def finetune(
+    train: Annotated[str, typer.Argument(help="Table with a sequence and a label column, or FASTA with --labels.")],
+    out: Run,
+    validation: Annotated[str | None, typer.Option(help="Table that chooses the best weights; else a share of TRAIN.")] = None,
+    start: Start = None,
+    config: Config = None,
+    task: Annotated[str, typer.Option(help="classification.")] = "classification",
+    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TRAIN is a FASTA.")] = None,
+    sequence_column: Annotated[str | None, typer.Option(help="Column of the sequences; found by itself.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels; found by itself.")] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> Any:
+    """Train a classifier, from a trained backbone or anew.
+
+    Example: titans-seq genomics finetune train.csv --out runs/promoters --backbone runs/genome
+    """
+    from titans_seq.recipe import build
+    from titans_seq.run import train as run_train
+
+    data = {
+        "kind": "sequences",
+        "train": absolute(train),
+        "validation": absolute(validation) if validation else None,
+        "labels": absolute(labels) if labels else None,
+        "sequence": sequence_column,
+        "label": label_column,
+    }
+    content = {
+        "data": data,
+        "task": {"kind": task},
+        "training": {"batch_size": 64, **({} if _sets_length(settings) else {"epochs": 5})},
+        "seed": seed,
+        "threads": threads,
+        **backbone_of(start, config, "dna_tiny"),
+    }
+    recipe = build(content, settings or [], "the command line")
+    return run_train(recipe, out, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run)
+
+
+@command(app)
+def evaluate(
+    model: Model,
+    table: Annotated[str, typer.Argument(help="Labelled table; for a language model a FASTA.")],
+    out: Annotated[Path | None, typer.Option(help="Write the metrics as JSON.")] = None,
+    baseline: Annotated[bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")] = True,
+    device: Device = "auto",
+    threads: Threads = None,
+    batch_size: BatchSize = 64,
+    overwrite: Overwrite = False,
+) -> Any:
+    """Measure a model on data it has not seen.
+
+    Example: titans-seq genomics evaluate runs/promoters test.csv
+    """
+    from titans_seq.cli.top import write_json
+    from titans_seq.run import evaluate as run_evaluate
+
+    found = run_evaluate(model, table, device=device, threads=threads, batch_size=batch_size, baseline=baseline)
+    write_json(found, out, overwrite)
+    return found
+
+
+@command(app)
+def predict(
+    model: Model,
+    path: Annotated[str, typer.Argument(metavar="INPUT", help="FASTA or table of sequences; - is a FASTA on stdin.")],
+    out: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")],
+    device: Device = "auto",
+    threads: Threads = None,
+    batch_size: BatchSize = 64,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> Any:
+    """Predict every record: class probabilities, or for a language model its likelihood. Any length, in flat memory.
+
+    Example: titans-seq genomics predict runs/promoters genome.fa.gz --out predictions.tsv
+    """
+    from titans_seq.run import predict as run_predict
+
+    return run_predict(
+        model, path, out, resume=resume, overwrite=overwrite, device=device, threads=threads, batch_size=batch_size
+    )

@@ -1,0 +1,80 @@
+"""Commands of no field: ``demo``, ``run``, ``doctor``; and what audits of both fields share."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from titans_seq.cli.command import Device, DryRun, Overwrite, Resume, Settings, Threads, command
+
+
+def write_json(found: dict[str, Any], out: Path | None, overwrite: bool) -> None:
+    """Write a result as a JSON file, if one is asked for."""
+    if out is not None:
+        from titans_seq.files import must_be_new, write_text
+
+        must_be_new(out, overwrite=overwrite)
+        write_text(out, json.dumps(found, indent=2, default=str) + "\n")
+
+
+def finish_audit(audit: Any, out: Path | None, strict: bool, overwrite: bool) -> Any:
+    """Write and report an audit; with ``--strict`` problems end with code 3."""
+    from titans_seq.errors import InputError
+
+    write_json(audit.as_json(), out, overwrite)
+    if strict and audit.problems:
+        raise InputError(f"{audit.text()}\n{len(audit.problems)} problems, and --strict was asked for.")
+    return audit.text(), audit.as_json()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+
+    @command(app)
+    def demo(
+        out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("titans-seq-demo"),
+        device: Device = "auto",
+        threads: Threads = None,
+        overwrite: Overwrite = False,
+    ) -> Any:
+        """Do both main jobs on the shipped real samples, in about five minutes on two cores.
+
+        Example: titans-seq demo --out demo-run
+        """
+        from titans_seq.demo import demo as run_demo
+
+        return run_demo(out, device=device, threads=threads, overwrite=overwrite)
+
+    @command(app)
+    def run(
+        recipe: Annotated[Path, typer.Argument(help="Recipe file, a run's recipe.yaml, or a name of `models list`.")],
+        out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
+        settings: Settings = None,
+        device: Device = "auto",
+        dry_run: DryRun = False,
+        overwrite: Overwrite = False,
+        resume: Resume = False,
+    ) -> Any:
+        """Carry out a recipe; that of a run folder repeats the run exactly.
+
+        Example: titans-seq run runs/genome/recipe.yaml --out runs/again
+        """
+        from titans_seq.recipe import load_recipe
+        from titans_seq.run import train
+
+        name = recipe.parent.name if recipe.name == "recipe.yaml" else recipe.stem
+        target = out or Path("runs") / name
+        return train(
+            load_recipe(recipe, settings or []), target, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run
+        )
+
+    @command(app)
+    def doctor() -> Any:
+        """Say what this machine offers and whether the installation is whole.
+
+        Example: titans-seq doctor --json
+        """
+        from titans_seq.doctor import examine
+
+        return examine()

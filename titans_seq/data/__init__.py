@@ -1,0 +1,1 @@
+"""Readers by format, and audits of what they read; nothing here knows a model."""

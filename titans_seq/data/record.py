@@ -1,0 +1,130 @@
+"""What every reader yields, nucleotides as numbers, and what becomes of bad input."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+
+from titans_seq.errors import InputError, warn
+
+ALPHABET = "ACGTN"
+IUPAC = "RYSWKMBDHV"
+
+_SYMBOLS = ALPHABET + "U" + IUPAC  # sixteen: a symbol's place fits in four bits, the fifth tells lower case
+_LOWER, _NONE = 16, 255
+_READ_AS = np.array([0, 1, 2, 3, 4, 3] + [4] * len(IUPAC), np.uint8)  # place → code: U is T, IUPAC is N
+_LETTERS = np.frombuffer(ALPHABET.encode(), np.uint8)
+
+
+def _places() -> bytes:
+    table = bytearray([_NONE]) * 256
+    for place, symbol in enumerate(_SYMBOLS):
+        table[ord(symbol)], table[ord(symbol.lower())] = place, place | _LOWER
+    return bytes(table)
+
+
+_PLACES = _places()
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One sequence: ``codes`` (T,) uint8 with A C G T N = 0 1 2 3 4, and its label where it has one."""
+
+    id: str
+    codes: np.ndarray
+    label: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series: ``times`` (T,) datetime64[us], ascending and unique; ``values`` (T, C) float64, NaN = missing.
+
+    ``id`` is "" for a wide table's only series; ``columns`` are the C names.
+    """
+
+    id: str
+    times: np.ndarray
+    values: np.ndarray
+    columns: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a reader does with what it finds. An audit writes it down and reads on; `STRICT` refuses and warns."""
+
+    refuse: Callable[[str], None]
+    doubt: Callable[[str], None]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise InputError(message)
+
+
+STRICT = Judge(_refuse, warn)
+
+
+@dataclass
+class Tally:
+    """What `encode` replaced, by symbol, and how many bases were in lower case."""
+
+    symbols: Counter[str] = field(default_factory=Counter)
+    lower: int = 0
+
+    def tell(self, name: str, doubt: Callable[[str], None]) -> None:
+        """Say once per file what was read as something else."""
+        codes = ", ".join(f"{symbol} {count:,}" for symbol, count in sorted(self.symbols.items()) if symbol != "U")
+        if codes:
+            doubt(f"{name}: IUPAC codes were read as N: {codes}.")
+        if self.symbols["U"]:
+            doubt(f"{name}: U was read as T, {self.symbols['U']:,} times.")
+
+
+def encode(text: str | bytes, *, where: str = "the sequence", start: int = 0, tally: Tally | None = None) -> np.ndarray:
+    """Return the codes (T,) uint8 of nucleotides in either case; U is T, IUPAC codes are N.
+
+    Args:
+        text: the symbols, without line ends.
+        where: "FILE: record 'ID'", for messages.
+        start: bases of the same record that came before, for the position in messages.
+        tally: counts what was replaced, and lower case.
+
+    Raises:
+        InputError: on any other symbol, with its 1-based position.
+    """
+    raw = text.encode("ascii", "replace") if isinstance(text, str) else text
+    places = np.frombuffer(raw.translate(_PLACES), np.uint8)
+    highest = places.max(initial=0)
+    if highest == _NONE:
+        at = int(places.argmax())
+        symbol = text[at] if isinstance(text, str) else chr(text[at])
+        raise InputError(
+            f"{where} has {symbol!r} at position {start + at + 1:,} (1-based), which is no nucleotide. "
+            "Is this a protein or an alignment? Titans-seq reads A C G T U N and IUPAC codes."
+        )
+    if tally is not None and highest >= _LOWER:
+        tally.lower += int(np.count_nonzero(places & _LOWER))
+    codes: np.ndarray = places & (_LOWER - 1)
+    if codes.max(initial=0) >= len(ALPHABET):
+        if tally is not None:
+            counts = np.bincount(codes, minlength=len(_SYMBOLS)).tolist()
+            tally.symbols.update({s: n for s, n in zip(_SYMBOLS, counts, strict=True) if n and s not in ALPHABET})
+        codes = _READ_AS[codes]
+    return codes
+
+
+def decode(codes: np.ndarray) -> str:
+    """Return the nucleotides of codes (T,): the inverse of `encode` on ACGTN."""
+    return str(_LETTERS[codes].tobytes(), "ascii")
+
+
+def quoted(name: str) -> str:
+    """Return an id as messages show it: control characters escaped, no longer than a line."""
+    return repr(name if len(name) <= 60 else name[:57] + "...")

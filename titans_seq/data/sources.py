@@ -1,0 +1,181 @@
+"""Where a recipe's data come from: each source reads its files, fits the task to them and gives the items of training."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from titans_seq.data.record import Record, Series
+from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, SeriesWindows
+from titans_seq.errors import InputError, warn
+from titans_seq.miras.choice import Choice
+from titans_seq.resources import data_file
+
+
+class Parts(NamedTuple):
+    """What training needs: the task with all that the data decide, and two sets of items."""
+
+    task: Any
+    train: Items
+    validation: Items
+
+
+class FastaSource(Choice):
+    """Records to model base by base; the last part of each is held out for validation."""
+
+    kind: Literal["fasta"] = "fasta"
+    paths: tuple[str, ...] = Field(min_length=1)
+    length: int = Field(default=1024, ge=2, description="Bases a training window.")
+    validation: float = Field(default=0.05, gt=0, lt=1, description="Share of each record, at its end.")
+    reverse_complement: bool = Field(default=True, description="Train on both strands.")
+
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return [data_file(path) for path in self.paths]
+
+    def parts(self, task: Any, seed: int) -> Parts:
+        """Windows of the first part of every record, and of its end."""
+        from titans_seq.data.fasta import read_fasta
+
+        train, validation = [], []
+        for record in (record for file in self.files() for record in read_fasta(file)):
+            cut = len(record) - max(1, round(self.validation * len(record)))
+            train.append(Record(record.id, record.codes[:cut]))
+            validation.append(Record(record.id, record.codes[cut:]))
+        if not any((r.codes < 4).any() for r in train) or not any((r.codes < 4).any() for r in validation):
+            raise InputError(
+                f"{', '.join(self.paths)}: too few bases A, C, G, T to train on and to validate with. Give longer records."
+            )
+        return Parts(
+            task,
+            GenomeWindows([r for r in train if len(r)], self.length, self.reverse_complement),
+            GenomeWindows([r for r in validation if len(r)], self.length, False),
+        )
+
+
+class SequenceSource(Choice):
+    """Labelled sequences; without a validation table a share of the training rows is carved out by seed."""
+
+    kind: Literal["sequences"] = "sequences"
+    train: str
+    validation: str | None = None
+    share: float = Field(default=0.1, gt=0, lt=1, description="Share of the training rows carved out for validation.")
+    sequence: str | None = Field(default=None, description="Column of the sequences; found by itself.")
+    label: str | None = Field(default=None, description="Column of the labels; found by itself.")
+    labels: str | None = Field(default=None, description="Table of id and label, when the sequences are a FASTA.")
+    reverse_complement: bool = Field(default=False, description="Train on either strand by chance.")
+    on_conflict: Literal["error", "warn"] = Field(
+        default="error", description="What one sequence with two labels gets."
+    )
+
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return [data_file(path) for path in (self.train, self.validation, self.labels) if path]
+
+    def read(self, path: str) -> list[Record]:
+        """Labelled records of a table, FASTA or folder."""
+        from titans_seq.data.sequences import read_sequences
+
+        return read_sequences(
+            data_file(path),
+            sequence=self.sequence,
+            label=self.label,
+            labels=data_file(self.labels) if self.labels else None,
+            on_conflict=self.on_conflict,
+        )
+
+    def read_unlabelled(self, path: str) -> list[Record]:
+        """Records of a table for prediction; labels are not asked for."""
+        from titans_seq.data.sequences import read_sequences
+
+        return read_sequences(data_file(path), sequence=self.sequence, need_labels=False)
+
+    def parts(self, task: Any, seed: int) -> Parts:
+        """Sequences to train on and to validate with; the classes are those of the training table."""
+        records = self.read(self.train)
+        classes = task.classes or tuple(sorted({str(r.label) for r in records}))
+        if self.validation:
+            train, validation = records, self.read(self.validation)
+        else:
+            order = np.random.default_rng([seed, 3]).permutation(len(records))
+            held = set(order[: max(1, round(self.share * len(records)))].tolist())
+            train = [r for i, r in enumerate(records) if i not in held]
+            validation = [r for i, r in enumerate(records) if i in held]
+        for record in (*train, *validation):
+            if record.label not in classes:
+                raise InputError(
+                    f"{self.validation or self.train}: row {record.id!r} has label {record.label!r}, "
+                    f"which is not among the classes {', '.join(classes)}."
+                )
+        if len(missing := set(classes) - {r.label for r in train}):
+            warn(f"{self.train}: no training row has the class {', '.join(sorted(map(str, missing)))}.")
+        return Parts(
+            task.model_copy(update={"classes": classes}),
+            LabelledSequences(train, classes, self.reverse_complement),
+            LabelledSequences(validation, classes, False),
+        )
+
+
+class SeriesSource(Choice):
+    """Series of a table; by time, the last rows are held out for testing, those before them for validation."""
+
+    kind: Literal["series"] = "series"
+    path: str
+    format: Literal["auto", "wide", "long"] = "auto"
+    time: str | None = Field(default=None, description="Column of the timestamps; found by itself.")
+    id: str | None = Field(default=None, description="Column of the series' ids, in a long table.")
+    target: tuple[str, ...] = Field(default=(), description="Columns to forecast; all that hold numbers if empty.")
+    time_format: str | None = None
+    on_duplicate: Literal["error", "mean", "first", "last"] = "error"
+    on_gap: Literal["nan", "error"] = "nan"
+    validation: float = Field(default=0.1, gt=0, description="Rows a series, or below 1 their share.")
+    test: float = Field(default=0.0, ge=0, description="Rows at the end that training never sees, or their share.")
+
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return [data_file(self.path)]
+
+    def read(self, min_rows: int = 2) -> tuple[list[Series], str]:
+        """Evenly spaced series (gaps are missing rows) and their frequency."""
+        from titans_seq.data.series import read_series, regular
+
+        table = read_series(
+            data_file(self.path),
+            min_rows=min_rows,
+            **self.model_dump(include={"format", "time", "id", "target", "time_format", "on_duplicate", "on_gap"}),
+        )
+        return [regular(series, table.frequency) for series in table.series], table.frequency
+
+    def borders(self, rows: int) -> tuple[int, int, int]:
+        """Rows where training, validation and test end."""
+        held = [int(part) if part >= 1 else round(part * rows) for part in (self.validation, self.test)]
+        return rows - sum(held), rows - held[1], rows
+
+    def parts(self, task: Any, seed: int) -> Parts:
+        """Windows inside the training rows, and windows whose future lies in the validation rows."""
+        need = task.lookback + task.horizon
+        series, frequency = self.read(min_rows=need)
+        borders = [self.borders(len(s.times)) for s in series]
+        train = SeriesWindows(series, [(0, b[0]) for b in borders], task.lookback, task.horizon)
+        validation = SeriesWindows(series, [(b[0], b[1]) for b in borders], task.lookback, task.horizon)
+        for name, part, more in (("train on", train, need), ("validate with", validation, task.horizon)):
+            if not len(part):
+                rows = max(len(s.times) for s in series)
+                raise InputError(
+                    f"{self.path}: too few rows to {name}: the longest series has {rows}, of which {borders[0]} end the "
+                    f"training, validation and test parts, and a window needs {more} in its part. "
+                    "Give more rows, or a smaller horizon, look-back or validation part."
+                )
+        known = np.concatenate([s.values[: b[0]] for s, b in zip(series, borders, strict=True)])
+        scale = np.nanstd(known, axis=0)
+        update = {
+            "channels": task.channels or series[0].columns,
+            "location": tuple(np.nanmean(known, axis=0).tolist()),
+            "scale": tuple(np.where(scale > 0, scale, 1.0).tolist()),
+            "frequency": frequency,
+        }
+        return Parts(task.model_copy(update=update), train, validation)
+
+
+Source = Annotated[FastaSource | SequenceSource | SeriesSource, Field(discriminator="kind")]

@@ -1,0 +1,140 @@
+"""From records to training items: genome windows, labelled sequences, series windows. numpy only."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.random import Generator
+
+from titans_seq.data.record import Record, Series
+
+Item = dict[str, np.ndarray]
+N, BEGIN, PAD = 4, 5, 6  # of the token vocabulary; codes 0-3 are A C G T
+
+
+class Items(Protocol):
+    """What training reads: a number of items, each drawn with its own random numbers, and batches of them."""
+
+    def __len__(self) -> int: ...
+    def item(self, index: int, rng: Generator | None) -> Item: ...  # no rng: as it is, for validation
+    def collate(self, items: list[Item]) -> Item: ...
+
+
+def reverse_complement(codes: np.ndarray) -> np.ndarray:
+    """Codes of the other strand, read in its own direction; N stays N."""
+    return np.where(codes < N, 3 - codes, codes)[::-1].astype(codes.dtype)
+
+
+def padded(sequences: list[np.ndarray], length: int | None = None) -> np.ndarray:
+    """Codes of several lengths to (B, T) int64, padded on the right."""
+    tokens = np.full((len(sequences), length or max(1, *(len(s) for s in sequences), 1)), PAD, np.int64)
+    for row, sequence in zip(tokens, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return tokens
+
+
+class GenomeWindows:
+    """Windows of ``length`` bases that tile the records; in training each is moved at random by up to its length.
+
+    An item holds ``tokens`` (T,) and the token ``previous`` to them, BEGIN at the start of a record.
+    """
+
+    def __init__(self, records: list[Record], length: int, reverse: bool):
+        self.records, self.length, self.reverse = records, length, reverse
+        counts = [max(1, -(-len(r) // length)) for r in records]
+        self.ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def item(self, index: int, rng: Generator | None) -> Item:
+        """The tile ``index``, or with random numbers a window near it, on either strand if asked."""
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        codes = self.records[number].codes
+        start = (index - int(self.ends[number - 1] if number else 0)) * self.length
+        flip = False
+        if rng is not None:
+            latest = max(0, len(codes) - self.length)
+            start = int(min(latest, max(0, start + rng.integers(-self.length // 2, self.length // 2 + 1))))
+            flip = self.reverse and bool(rng.integers(2))
+        window = codes[start : start + self.length]
+        neighbour = start + len(window) if flip else start - 1
+        previous = codes[neighbour : neighbour + 1] if 0 <= neighbour < len(codes) else np.array([BEGIN])
+        if flip:
+            window, previous = reverse_complement(window), reverse_complement(previous)
+        return {"tokens": window, "previous": previous[0]}
+
+    def collate(self, items: list[Item]) -> Item:
+        """Batch of ``tokens`` (B, T) and ``previous`` (B,), int64."""
+        return {
+            "tokens": padded([item["tokens"] for item in items]),
+            "previous": np.array([item["previous"] for item in items], np.int64),
+        }
+
+
+class LabelledSequences:
+    """Whole sequences with their class; an item holds ``tokens`` (T,) and ``label``."""
+
+    def __init__(self, records: list[Record], classes: tuple[str, ...], reverse: bool):
+        self.records, self.reverse = records, reverse
+        number = {name: i for i, name in enumerate(classes)}
+        self.labels = [number[str(r.label)] for r in records]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def item(self, index: int, rng: Generator | None) -> Item:
+        """The sequence ``index``, with random numbers on either strand if asked."""
+        codes = self.records[index].codes
+        if rng is not None and self.reverse and rng.integers(2):
+            codes = reverse_complement(codes)
+        return {"tokens": codes, "label": np.int64(self.labels[index])}
+
+    def collate(self, items: list[Item]) -> Item:
+        """Batch of ``tokens`` (B, T), padded on the right, and ``label`` (B,), int64."""
+        return {"tokens": padded([item["tokens"] for item in items]), "label": np.array([i["label"] for i in items])}
+
+
+class SeriesWindows:
+    """Look-back and future around every origin between two rows of each series.
+
+    An item holds ``past`` (L, C), ``future`` (H, C) with 0 where a value is missing, and the marks ``observed``
+    (L, C) and ``future_observed`` (H, C). An origin is the row of the first forecast.
+
+    Args:
+        series: all of the same columns.
+        spans: for each the first origin and the row behind the last future row.
+        lookback: L rows.
+        horizon: H rows.
+        step: rows from one origin to the next.
+    """
+
+    def __init__(self, series: list[Series], spans: list[tuple[int, int]], lookback: int, horizon: int, step: int = 1):
+        self.series, self.lookback, self.horizon = series, lookback, horizon
+        self.values = [np.nan_to_num(s.values).astype(np.float32) for s in series]
+        self.seen = [np.isfinite(s.values) for s in series]
+        self.origins = [np.arange(max(a, lookback), b - horizon + 1, step) for a, b in spans]
+        self.ends = np.cumsum([len(o) for o in self.origins])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Number of the series, and the origin's row."""
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        return number, int(self.origins[number][index - (int(self.ends[number - 1]) if number else 0)])
+
+    def item(self, index: int, rng: Generator | None) -> Item:
+        """The window ``index``."""
+        number, t = self.place(index)
+        past, future = slice(t - self.lookback, t), slice(t, t + self.horizon)
+        values, seen = self.values[number], self.seen[number]
+        return {
+            "past": values[past],
+            "observed": seen[past],
+            "future": values[future],
+            "future_observed": seen[future],
+        }
+
+    def collate(self, items: list[Item]) -> Item:
+        """Batch of the same four, (B, L, C) and (B, H, C)."""
+        return {name: np.stack([item[name] for item in items]) for name in items[0]}

@@ -1,0 +1,182 @@
+"""Recipe: the schema of ``pipelines/*.yaml`` and of every run folder's ``recipe.yaml``."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from titans_seq.backbone import BackboneConfig
+from titans_seq.data.sources import Source
+from titans_seq.errors import ConfigError
+from titans_seq.miras.choice import Choice
+from titans_seq.resources import find
+from titans_seq.tasks import Task
+from titans_seq.training.config import Training
+
+SCHEMA = 1
+LARGEST = 1_000_000  # bytes of a config; a recipe of a few kilobytes is a long one
+
+
+class Recipe(Choice):
+    """One job: data, backbone, task and training, from files to a trained model."""
+
+    schema_version: Literal[1] = SCHEMA
+    data: Source
+    task: Task
+    backbone: BackboneConfig = BackboneConfig()
+    start_from: str | None = Field(default=None, description="Run, checkpoint or shipped name whose backbone to start from.")
+    training: Training = Training()
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; bitwise repeats need the same.")
+
+    @model_validator(mode="after")
+    def _data_suit_the_task(self) -> "Recipe":
+        wanted = {"language_model": "fasta", "classification": "sequences", "forecasting": "series"}[self.task.kind]
+        if self.data.kind != wanted:
+            raise ValueError(f"task {self.task.kind} needs data of kind {wanted}, not {self.data.kind}")
+        return self
+
+    def text(self) -> str:
+        """The recipe as YAML; the embedding is left out, since it follows from the task."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude={"backbone": {"embedding"}}), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also refuses duplicate keys and aliases, and reads 1e-3 as a number."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read here")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {key.value!r} is there twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\d*\.\d+([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(text: str, name: str) -> dict[str, Any]:
+    """Parse a mapping, without tags, aliases or duplicate keys.
+
+    Raises:
+        ConfigError: with the line and what is wrong.
+    """
+    if len(text) > LARGEST:
+        raise ConfigError(f"{name} has {len(text):,} characters; a config has at most {LARGEST:,}.")
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        found = "empty" if content is None else f"a {type(content).__name__}"
+        raise ConfigError(f"{name} should be a mapping of keys to values; it is {found}.")
+    return content
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a config: {error}.") from None
+
+
+
+def _all_keys() -> set[str]:
+    """Every key of the schema, for the nearest known one."""
+    found, todo = set(), [Recipe.model_json_schema()]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            found |= set(part.get("properties", {}))
+            todo += part.values()
+        elif isinstance(part, list):
+            todo += part
+    return found
+
+
+def explain(error: ValidationError) -> str:
+    """One line a reader can act on: key, what is wrong, and the nearest known key for an unknown one."""
+    told = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"]) or "recipe"
+        if fault["type"] == "extra_forbidden":
+            near = get_close_matches(str(fault["loc"][-1]), _all_keys(), n=1)
+            told.append(f"{place}: unknown key" + (f", did you mean {near[0]}?" if near else ""))
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            given = fault.get("input")
+            shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+            told.append(f"{place}: {message[:1].lower()}{message[1:]}{shown}")
+    return "; ".join(told)
+
+
+def load_backbone_config(name: str) -> dict[str, Any]:
+    """Content of a named config, or of a YAML file that describes a backbone."""
+    path = Path(name)
+    return _read_file(path if path.suffix in (".yaml", ".yml") and path.is_file() else find("configs", name))
+
+
+def _set(content: dict[str, Any], setting: str) -> None:
+    """Apply one ``a.b=value``; the value is read as YAML."""
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {setting}: write it as key=value, for instance training.steps=100.")
+    at, *rest = key.split(".")
+    place = content
+    for part in rest:
+        place = place.setdefault(at, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {setting}: {at} holds a value, not a mapping.")
+        at = part
+    place[at] = read_yaml(f"value: {value}", f"--set {setting}")["value"]
+
+
+def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), name: str = "the recipe") -> Recipe:
+    """Make a recipe of a mapping and the ``--set`` of the command line.
+
+    Raises:
+        ConfigError: with every key that is wrong, and what would be right.
+    """
+    content = dict(content)
+    if isinstance(content.get("backbone"), str):
+        content["backbone"] = load_backbone_config(content["backbone"])
+    for setting in settings:
+        _set(content, setting)
+    version = content.get("schema_version", SCHEMA)
+    if isinstance(version, int) and version > SCHEMA:
+        raise ConfigError(f"{name} has schema_version {version}; this release reads {SCHEMA}. Update titans-seq to use it.")
+    try:
+        return TypeAdapter(Recipe).validate_python(content, strict=False)
+    except ValidationError as error:
+        raise ConfigError(f"{name} is not a valid recipe: {explain(error)}.") from None
+
+
+def load_recipe(path: Path, settings: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """Read a recipe file, or one of the shipped recipes by name."""
+    file = path if path.is_file() else find("pipelines", str(path))
+    return build(_read_file(file), settings, str(file))
+
+
+def differences(a: dict[str, Any], b: dict[str, Any], at: str = "") -> list[str]:
+    """Keys in which two dumped recipes differ, with both values."""
+    found = []
+    for key in sorted(a.keys() | b.keys()):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differences(left, right, f"{at}{key}.")
+        elif left != right:
+            found.append(f"{at}{key}: {left!r} there, {right!r} now")
+    return found

@@ -1,0 +1,260 @@
+"""The one engine that carries memory over long input: blocks in, rows out in order, and points to resume from.
+
+A job is a generator of steps. Each step gives the rows that became ready and the `Point` after them; from a
+point the same generator can begin again. The engine writes rows and points, so a job that is killed at any
+moment and resumed gives the bytes of one that was not.
+"""
+
+import json
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titans_seq.checkpoint import SequenceModel
+from titans_seq.data.fasta import Block
+from titans_seq.data.windows import BEGIN, SeriesWindows, padded
+from titans_seq.data.write import Row, RowFile
+from titans_seq.errors import InputError, ModelError
+from titans_seq.files import whole_file
+from titans_seq.memory import fill_state, state_tensors
+from titans_seq.progress import Progress
+from titans_seq.signals import watching
+from titans_seq.training.order import to_tensors
+
+SAVE_EVERY = 20.0  # seconds between points
+BLOCK = 4096  # tokens of a long record that are read at once
+
+
+class Point(NamedTuple):
+    """Where a job stands: all rows of what came before are written."""
+
+    done: int = 0  # records or windows finished
+    inside: int = 0  # tokens read of the record that is open
+    tokens: int = 0  # tokens read in all
+    carried: Any = None  # of the open record: what the head keeps, the memory state, the token before
+
+
+Steps = Iterator[tuple[list[Row], Point]]
+
+
+def prefetch(items: Iterable[Any], ahead: int = 4) -> Iterator[Any]:
+    """Read up to ``ahead`` items in a thread while the model works; errors come out where the item would have."""
+    line: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
+    stopped = threading.Event()
+
+    def put(entry: tuple[str, Any]) -> bool:
+        while not stopped.is_set():
+            try:
+                line.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(("item", item)):
+                    return
+            put(("end", None))
+        except BaseException as error:  # handed over to the reader, whatever it is
+            put(("error", error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            kind, value = line.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stopped.set()
+
+
+def _save_point(file: Path, point: Point, size: int, identity: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state_tensors(point).items()}
+    with whole_file(file) as draft:
+        save_file(tensors, str(draft), metadata={"size": str(size), "identity": json.dumps(identity, sort_keys=True)})
+
+
+def _load_point(file: Path, identity: dict[str, str], template: Callable[[], Any]) -> tuple[Point, int]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), "pt") as saved:
+            metadata = saved.metadata()
+            tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} cannot be read: {error}. Start anew with --overwrite.") from error
+    then = json.loads(metadata["identity"])
+    if changed := [name for name in identity if identity[name] != then.get(name)]:
+        raise InputError(
+            f"{file} was left by a run with another {' and '.join(changed)}. Resume with what it began with, "
+            "or start anew with --overwrite."
+        )
+    opened = any(name.startswith("carried") for name in tensors)
+    point = fill_state(Point(carried=template() if opened else None), tensors)
+    return point, int(metadata["size"])
+
+
+def run_stream(
+    steps: Callable[[Point], Steps],
+    out: Path,
+    identity: dict[str, str],
+    *,
+    resume: bool,
+    template: Callable[[], Any],
+    total: int | None = None,
+    save_every: float | None = None,
+) -> int:
+    """Write what a job yields to ``out``, resuming where it was killed; returns the number of rows.
+
+    Args:
+        steps: begins the job at a point.
+        out: final file; until the end ``out.part`` and ``out.point`` stand beside it.
+        identity: sums of model, input and options; a resume with others is refused.
+        resume: go on from ``out.point``, if it is there.
+        template: makes what `Point.carried` looks like.
+        total: tokens to read, if known, for the progress bar.
+        save_every: seconds between points.
+
+    Raises:
+        InputError: on resume with another model, input or option.
+        Interrupted: after a signal, with a point saved.
+    """
+    save_every = SAVE_EVERY if save_every is None else save_every
+    file = out.with_name(out.name + ".point")
+    point, size = _load_point(file, identity, template) if resume and file.exists() else (Point(), 0)
+    rows = RowFile(out, size)
+    saved = time.monotonic()
+    try:
+        with watching() as watch, Progress(f"writing {out.name}", "tokens", total, point.tokens) as progress:
+            for ready, after in steps(point):
+                rows.write(ready)
+                progress.add(after.tokens - point.tokens)
+                point = after
+                if watch.caught is not None or time.monotonic() - saved >= save_every:
+                    _save_point(file, point, rows.settle(), identity)
+                    saved = time.monotonic()
+                watch.stop(f"{out} is not complete; the same command with --resume goes on.")
+        count = rows.finish()
+        file.unlink(missing_ok=True)
+        return count
+    finally:
+        rows.close()
+
+
+# --- sequences
+
+
+def _batch(codes: list[np.ndarray], previous: list[int], device: torch.device) -> dict[str, Tensor]:
+    batch = {"tokens": padded(codes), "previous": np.array(previous, np.int64)}
+    return {name: tensor.to(device) for name, tensor in to_tensors(batch).items()}
+
+
+def carried_template(model: SequenceModel) -> Any:
+    """What `sequence_steps` carries inside a record."""
+    device = next(model.parameters()).device
+    return (model.head.start(_batch([np.zeros(1, np.uint8)], [BEGIN], device)), model.backbone.initial_state(1), BEGIN)
+
+
+@torch.inference_mode()
+def sequence_steps(model: SequenceModel, blocks: Iterable[Block], batch_size: int, point: Point) -> Steps:
+    """Rows of predictions for records that come in blocks of one size, one a record, in order.
+
+    Records of one block are read side by side; a longer one is streamed alone, block by block, with its memory
+    carried on, so that memory use does not grow with its length.
+    """
+    device = next(model.parameters()).device
+    waiting: list[Block] = []
+
+    def rows(ids: list[str], read: Any) -> list[Row]:
+        columns = model.task.columns(model.head.result(read))
+        return [{"id": name, **{c: _plain(v[i]) for c, v in columns.items()}} for i, name in enumerate(ids)]
+
+    def flush(point: Point) -> tuple[list[Row], Point]:
+        batch = _batch([b.codes for b in waiting], [BEGIN] * len(waiting), device)
+        read, _ = model.read(batch, model.head.start(batch), None)
+        done = rows([b.id for b in waiting], read)
+        point = Point(point.done + len(waiting), 0, point.tokens + sum(len(b.codes) for b in waiting))
+        waiting.clear()
+        return done, point
+
+    for block in blocks:
+        if block.record < point.done or (block.record == point.done and block.start < point.inside):
+            continue
+        if block.start == 0 and block.last:
+            waiting.append(block)
+            if len(waiting) == batch_size:
+                ready, point = flush(point)
+                yield ready, point
+            continue
+        if waiting:
+            ready, point = flush(point)
+            yield ready, point
+        so_far, state, previous = point.carried if point.inside else (None, None, BEGIN)
+        batch = _batch([block.codes], [previous], device)
+        so_far, state = model.read(batch, model.head.start(batch) if so_far is None else so_far, state)
+        tokens = point.tokens + len(block.codes)
+        if block.last:
+            point = Point(point.done + 1, 0, tokens)
+            yield rows([block.id], so_far), point
+        else:
+            carried = (so_far, state, int(block.codes[-1]))
+            point = Point(point.done, block.start + len(block.codes), tokens, carried)
+            yield [], point
+    if waiting:
+        yield flush(point)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON knows them: what is not a number becomes null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@torch.inference_mode()
+def token_loglik(model: SequenceModel, codes: np.ndarray, block: int = BLOCK) -> np.ndarray:
+    """ln p of every base of one record (T,) under a language model that reads it in blocks; 0 where it is N."""
+    device = next(model.parameters()).device
+    found, state, previous = [], None, BEGIN
+    for start in range(0, len(codes), block):
+        piece = codes[start : start + block]
+        batch = _batch([piece], [previous], device)
+        hidden, state = model.backbone(model.head.inputs(batch), state)
+        found.append(model.head.token_loglik(hidden, batch)[0].cpu().numpy())
+        previous = int(piece[-1])
+    return np.concatenate(found)
+
+
+# --- series
+
+
+@torch.inference_mode()
+def window_steps(
+    model: SequenceModel, windows: SeriesWindows, describe: Callable[[int, dict[str, np.ndarray]], list[Row]],
+    batch_size: int, point: Point,
+) -> Steps:
+    """Rows of forecasts for the windows in order; ``describe`` makes the rows of one from its columns (H, C)."""
+    device = next(model.parameters()).device
+    while point.done < len(windows):
+        numbers = range(point.done, min(point.done + batch_size, len(windows)))
+        batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]))
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        columns = {name: v.cpu().numpy() for name, v in model.task.columns(model(batch)).items()}
+        ready = [row for i, n in enumerate(numbers) for row in describe(n, {c: v[i] for c, v in columns.items()})]
+        point = Point(numbers[-1] + 1, 0, point.tokens + batch["past"][..., 0].numel())
+        yield ready, point
+
+

@@ -1,0 +1,93 @@
+"""Next-nucleotide language modelling."""
+
+import math
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_seq.embedding import Embedding, N, Nucleotides
+from titans_seq.miras.choice import Choice
+
+
+class Likelihood(NamedTuple):
+    """Log-likelihood of what was read so far, a row a record."""
+
+    nats: Tensor  # (B,) sum of ln p of the scored bases, float64
+    count: Tensor  # (B,) scored bases; N and padding are not
+
+
+class LanguageHead(nn.Module):
+    """Hidden rows to the probabilities of the next A, C, G, T."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.logits = nn.Linear(width, N)
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Tokens (B, T) moved one place later, behind the token ``previous`` (B,) that came before them."""
+        return torch.cat([batch["previous"][:, None], batch["tokens"][:, :-1]], 1)
+
+    def token_loglik(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """ln p of every token (B, T), float32; 0 where the token is no A, C, G or T."""
+        tokens = batch["tokens"]
+        nll = F.cross_entropy(
+            self.logits(hidden).float().flatten(0, 1),
+            tokens.where(tokens < N, -100).flatten(),
+            ignore_index=-100,
+            reduction="none",
+        )
+        return -nll.unflatten(0, tokens.shape)
+
+    def start(self, batch: dict[str, Tensor]) -> Likelihood:
+        """Nothing read."""
+        zero = torch.zeros(len(batch["tokens"]), dtype=torch.float64, device=batch["tokens"].device)
+        return Likelihood(zero, zero)
+
+    def fold(self, so_far: Likelihood, hidden: Tensor, batch: dict[str, Tensor]) -> Likelihood:
+        """Add one block, hidden (B, T, D)."""
+        loglik = self.token_loglik(hidden, batch)
+        return Likelihood(
+            so_far.nats + loglik.sum(1, dtype=torch.float64), so_far.count + (batch["tokens"] < N).sum(1)
+        )
+
+    def result(self, read: Likelihood) -> Likelihood:
+        """What a prediction is made of."""
+        return read
+
+
+class LanguageModel(Choice):
+    """Predict each nucleotide from those before it; N is read and never a target."""
+
+    kind: Literal["language_model"] = "language_model"
+    field: ClassVar[str] = "genomics"
+    monitor: ClassVar[tuple[str, int]] = ("bits_per_nt", -1)  # the metric that says which checkpoint is best, its sign
+
+    def embedding(self) -> Embedding:
+        """How the backbone reads."""
+        return Nucleotides()
+
+    def head(self, width: int) -> LanguageHead:
+        """Hidden rows to logits of A, C, G, T."""
+        return LanguageHead(width)
+
+    def loss(self, output: Likelihood, batch: dict[str, Tensor]) -> Tensor:
+        """Mean negative log-likelihood in nats a scored base."""
+        return -(output.nats.sum() / output.count.sum().clamp(min=1)).float()
+
+    def measures(self, output: Likelihood, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """What `metrics` needs of a batch, a row a record."""
+        return {"nats": output.nats.cpu().numpy(), "count": output.count.cpu().numpy()}
+
+    def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
+        """Bits a nucleotide and perplexity over all scored bases."""
+        bits = -float(rows["nats"].sum() / max(rows["count"].sum(), 1)) / math.log(2)
+        return {"bits_per_nt": bits, "perplexity": 2**bits, "scored_bases": float(rows["count"].sum())}
+
+    def columns(self, output: Likelihood) -> dict[str, list[float] | list[int]]:
+        """Columns of the prediction file: bits a nucleotide, log-likelihood in nats, scored bases."""
+        nats, count = output.nats.tolist(), output.count.tolist()
+        bits = [-n / c / math.log(2) if c else math.nan for n, c in zip(nats, count, strict=True)]
+        return {"bits_per_nt": bits, "log_likelihood": nats, "scored_bases": [int(c) for c in count]}

@@ -1,0 +1,46 @@
+"""How long and how to train."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from titans_seq.miras.choice import Choice
+
+
+class Training(Choice):
+    """AdamW with warm-up and cosine decay, clipping, early stopping; the keys of a recipe's ``training``."""
+
+    steps: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Batches; or give epochs.")
+    epochs: float | None = Field(default=None, gt=0, le=1_000_000, description="Passes over the training items.")
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup: float = Field(default=0.1, ge=0, le=1, description="Share of the steps that the rate rises.")
+    final_rate: float = Field(default=0.05, ge=0, le=1, description="Rate at the end over the largest.")
+    clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    precision: Literal["32", "bf16"] = Field(default="32", description="bf16: mixed precision, the memory stays float32.")
+    freeze: bool = Field(default=False, description="Train the head alone.")
+    validate_every: int | None = Field(default=None, ge=1, description="Steps; an epoch, or a tenth of the run, if null.")
+    patience: int | None = Field(default=None, ge=1, description="Validations without a better one before it stops.")
+    checkpoint_every: int = Field(default=200, ge=1, description="Steps between points from which a run can resume.")
+    log_every: int = Field(default=10, ge=1, description="Steps between rows of metrics.csv.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Training":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        return self
+
+    def total(self, items: int) -> int:
+        """Steps of the whole run over ``items`` training items; one epoch when nothing is said."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((self.epochs or 1) * items / self.batch_size))
+
+    def interval(self, items: int) -> int:
+        """Steps between validations."""
+        if self.validate_every is not None:
+            return self.validate_every
+        total = self.total(items)
+        epoch = max(1, items // self.batch_size)
+        return max(1, min(epoch, total // 10) if self.epochs is None else min(epoch, total))

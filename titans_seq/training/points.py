@@ -1,0 +1,59 @@
+"""What a run leaves for its own resume: the last point, the best weights, and the rows of ``metrics.csv``."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from titans_seq.errors import ModelError
+from titans_seq.files import whole_file
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+def save_point(file: Path, content: dict[str, Any]) -> None:
+    """Write a point; the file appears whole or not at all."""
+    with whole_file(file) as draft, draft.open("wb") as out:
+        torch.save(content, out)
+
+
+def load_point(file: Path) -> dict[str, Any]:
+    """Read a point; never runs code from it.
+
+    Raises:
+        ModelError: if the file is damaged.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # torch raises what its unpickler and zip reader happen to raise
+        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {error}). Start anew with --overwrite.") from None
+
+
+class Metrics:
+    """Rows of ``metrics.csv``, one a logged step; cut back to the point that a resume starts from."""
+
+    def __init__(self, file: Path, step: int):
+        self.file, self.rows = file, []
+        if step and file.exists():
+            with file.open(newline="") as old:
+                self.rows = [row for row in csv.DictReader(old) if int(row["step"]) <= step]
+        self.names: list[str] = list(self.rows[0]) if self.rows else []
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        with whole_file(self.file) as draft, draft.open("w", newline="") as out:
+            writer = csv.DictWriter(out, self.names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def write(self, row: dict[str, float | int]) -> None:
+        """Append one row; the first with a new column, such as the first validation, writes the file anew."""
+        told = {name: repr(value) for name, value in row.items()}
+        self.rows.append(told)
+        if new := [name for name in told if name not in self.names]:
+            self.names += new
+            self._rewrite()
+        else:
+            with self.file.open("a", newline="") as out:
+                csv.DictWriter(out, self.names, lineterminator="\n").writerow(told)
