@@ -102,9 +102,9 @@ class Attention(nn.Module):
             rotated_k = torch.cat([F.pad(k_prefix, (d, 0)), F.pad(rotated_k, (0, d))], 3)
             v = torch.cat([v_prefix, v], 3)
             mask = F.pad(mask, (prefix.shape[1], 0), value=True)
-        merged = (part.transpose(1, 2).flatten(0, 1) for part in (rotated_q, rotated_k, v))  # (B N, H, ., .)
+        rotated_q, rotated_k, v = (part.transpose(1, 2).flatten(0, 1) for part in (rotated_q, rotated_k, v))
         mask = mask[None].expand(q.shape[0], -1, -1, -1).flatten(0, 1)[:, None]
-        y = F.scaled_dot_product_attention(*merged, attn_mask=mask, scale=d**-0.5)
+        y = F.scaled_dot_product_attention(rotated_q, rotated_k, v, attn_mask=mask, scale=d**-0.5)
         return y.unflatten(0, (q.shape[0], N)).transpose(1, 2)
 
     def segment(self, x: Tensor, context: Tensor, past: tuple[Tensor, ...], length: int, prefix: Tensor, causal: bool):  # type: ignore[no-untyped-def]

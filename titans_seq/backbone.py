@@ -1,5 +1,7 @@
 """Backbone: embedding → blocks → norm, with `MemoryState` in and out."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ class Backbone(nn.Module):
         self.config = config
         c = config
         self.embedding = c.embedding.build(c.width)
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(
             Block(c.width, c.heads, max(1, round(c.ffn * c.width)), c.dropout, c.block, c.memory)
             for _ in range(c.depth)
         )

@@ -24,10 +24,12 @@ Window = Annotated[int, Field(ge=1, description="Rows that attention sees, the o
 class Mixer(nn.Module):
     """What all mixers share: persistent tokens, and where a stream begins."""
 
+    memory: Any  # a NeuralMemory, or None
+    attention: Any  # an Attention, or None
+
     def __init__(self, width: int, persistent: int):
         super().__init__()
-        self.memory: NeuralMemory | None = None
-        self.attention: Attention | None = None
+        self.memory = self.attention = None
         self.persistent = nn.Parameter(0.5 * torch.randn(1, persistent, width)) if persistent else None
 
     def initial_state(self, batch: int) -> MemoryState:
@@ -57,7 +59,7 @@ def expand(state: Any, batch: int) -> Any:
 
 
 class Combine(nn.Module):
-    r"""The gate ⊗ of two outputs, $\mathrm{norm}(y) \odot \sigma(\mathrm{norm}(m))$ with learned vectors (Titans, section 4.2)."""
+    r"""The gate ⊗ of two outputs, $\mathrm{norm}(y) \odot \sigma(\mathrm{norm}(m))$ (Titans, section 4.2)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -97,7 +99,7 @@ class MAGMixer(Mixer):
 
 
 class MALMixer(Mixer):
-    """Memory as layer: o = SW-Attn(M(x)) (Titans, eq. 29-31); attention's prefix is what the memory made of the persistent tokens."""
+    """Memory as layer: o = SW-Attn(M(x)) (Titans, eq. 29-31); the prefix too is an output of the memory."""
 
     def __init__(self, width: int, heads: int, memory: MemoryConfig, config: "MAL"):
         super().__init__(width, config.persistent)
@@ -190,7 +192,7 @@ class LMM(Choice):
 
     kind: Literal["lmm"] = "lmm"
     persistent: Persistent = 4
-    mixer: ClassVar[type[Mixer]] = LMMMixer
+    mixer: ClassVar[Any] = LMMMixer
 
 
 class MAC(Choice):
@@ -200,7 +202,7 @@ class MAC(Choice):
     persistent: Persistent = 4
     segment: int = Field(default=64, ge=1, description="Rows a segment, a multiple of the memory's chunk_size.")
     mode: Literal["causal", "paper"] = "causal"
-    mixer: ClassVar[type[Mixer]] = MACMixer
+    mixer: ClassVar[Any] = MACMixer
 
 
 class MAG(Choice):
@@ -209,7 +211,7 @@ class MAG(Choice):
     kind: Literal["mag"] = "mag"
     persistent: Persistent = 4
     window: Window = 64
-    mixer: ClassVar[type[Mixer]] = MAGMixer
+    mixer: ClassVar[Any] = MAGMixer
 
 
 class MAL(Choice):
@@ -218,7 +220,7 @@ class MAL(Choice):
     kind: Literal["mal"] = "mal"
     persistent: Persistent = 4
     window: Window = 64
-    mixer: ClassVar[type[Mixer]] = MALMixer
+    mixer: ClassVar[Any] = MALMixer
 
 
 class AttentionOnly(Choice):
@@ -227,7 +229,7 @@ class AttentionOnly(Choice):
     kind: Literal["attention"] = "attention"
     persistent: Persistent = 0
     window: Window | None = Field(default=None, description="Rows that attention sees; null for all of them.")
-    mixer: ClassVar[type[Mixer]] = AttentionMixer
+    mixer: ClassVar[Any] = AttentionMixer
 
 
 BlockConfig = Annotated[LMM | MAC | MAG | MAL | AttentionOnly, Field(discriminator="kind")]

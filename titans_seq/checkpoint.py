@@ -1,11 +1,12 @@
-"""A checkpoint is a folder: ``config.json`` says what to build, ``task.json`` what for, ``model.safetensors`` fills it."""
+"""A checkpoint is a folder: ``config.json`` and ``task.json`` say what to build, ``model.safetensors`` fills it."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from titans_seq.backbone import Backbone, BackboneConfig
@@ -18,8 +19,16 @@ SCHEMA = 1  # of config.json and task.json; a reader refuses what is newer and r
 REQUIRED = ("config.json", "task.json", "model.safetensors", "SHA256SUMS")
 
 
+def to_tensors(batch: dict[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """A collated batch as tensors on a device."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
+
+
 class SequenceModel(nn.Module):
     """A backbone and the head of a task: batches in, what the task's columns are made of out."""
+
+    task: Any  # one of `Task`: what is called here all of them have, and each its own fields beside
+    head: Any
 
     def __init__(self, backbone: BackboneConfig, task: Task):
         super().__init__()
@@ -39,14 +48,14 @@ class SequenceModel(nn.Module):
 
 def save_pretrained(model: SequenceModel, folder: Path, card: str = "") -> None:
     """Write ``model`` as a folder that can be handed on; the folder appears whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with whole_folder(folder) as draft:
         for name, config in (("config", model.backbone.config), ("task", model.task)):
             text = json.dumps({"schema_version": SCHEMA, **config.model_dump(mode="json")}, indent=2)
             (draft / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, str(draft / "model.safetensors"), metadata={"format": "pt"})
+        (draft / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
         (draft / "README.md").write_text(card or _card(model), encoding="utf-8")
         sums = [f"{sha256(file)}  {file.name}\n" for file in sorted(draft.iterdir())]
         (draft / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
@@ -100,7 +109,7 @@ def shipped() -> dict[str, Path]:
 
 def _check_sums(folder: Path) -> None:
     sums = {}
-    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8", errors="replace").splitlines():
         value, _, name = line.partition("  ")
         sums[name] = value
     for name in REQUIRED[:-1]:
@@ -125,7 +134,7 @@ def _read_config(file: Path, kind: Any) -> Any:
         raise ModelError(f"{file} does not describe a model: {error}.") from None
 
 
-def load_config(source: str) -> tuple[Path, BackboneConfig, BaseModel]:
+def load_config(source: str) -> tuple[Path, BackboneConfig, Any]:
     """Folder, backbone config and task of a checkpoint whose sums are right."""
     folder = find(source)
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
@@ -162,31 +171,34 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
         raise ModelError(f"{file} {side} tensor {name}.")
     for name, tensor in wanted.items():
         if tensors[name].shape != tensor.shape:
-            raise ModelError(
-                f"{file}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}."
-            )
+            raise ModelError(f"{file}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}.")
     module.load_state_dict(tensors)
 
 
 def load_pretrained(source: str) -> SequenceModel:
-    """Build and fill the model of ``source``, in evaluation mode; refuse what is missing, changed, newer or not finite."""
+    """Build and fill the model of ``source``, for inference; refuse what is missing, changed, newer or not finite."""
     folder, backbone, task = load_config(source)
-    model = SequenceModel(backbone, task)  # type: ignore[arg-type]
+    model = SequenceModel(backbone, task)
     fill(model, load_tensors(folder), folder / "model.safetensors")
     return model.eval()
 
 
-def load_backbone(model: SequenceModel, source: str) -> None:
-    """Start the backbone of ``model`` from that of ``source``; the head stays as it was initialised.
+def check_backbone(ours: BackboneConfig, source: str) -> Path:
+    """Return the folder of ``source``, whose backbone is to start ``ours``.
 
     Raises:
         ModelError: if the two backbones are not of one build; says what differs.
     """
-    folder, config, _ = load_config(source)
-    ours, theirs = model.backbone.config.model_dump(), config.model_dump()
-    same = [key for key in ours if key != "dropout"]
-    if different := [f"{key} {theirs[key]} there, {ours[key]} here" for key in same if ours[key] != theirs[key]]:
+    folder, theirs, _ = load_config(source)
+    here, there = ours.model_dump(exclude={"dropout"}), theirs.model_dump(exclude={"dropout"})
+    if different := [f"{key} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]:
         raise ModelError(f"The backbone of {source} cannot be used here: {'; '.join(different)}.")
+    return folder
+
+
+def load_backbone(model: SequenceModel, source: str) -> None:
+    """Start the backbone of ``model`` from that of ``source``; the head stays as it was initialised."""
+    folder = check_backbone(model.backbone.config, source)
     tensors = {
         name.removeprefix("backbone."): tensor
         for name, tensor in load_tensors(folder).items()

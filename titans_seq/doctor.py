@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from titans_seq import __version__
-from titans_seq.ops.memory_scan import BACKENDS, memory_scan
 from titans_seq.miras.structure import Matrix
-from titans_seq.resources import PACKAGE, names
+from titans_seq.ops.memory_scan import BACKENDS, memory_scan
+from titans_seq.resources import PACKAGE, Kind, names
 
+KINDS: tuple[Kind, ...] = ("configs", "datasets", "pipelines")
 LIBRARIES = ("torch", "lightning", "numpy", "polars", "scikit-learn", "safetensors", "pydantic", "typer", "triton")
 
 
@@ -48,5 +49,5 @@ def examine() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "libraries": {name: _version(name) for name in LIBRARIES},
         "memory_scan": {backend: _works(backend) for backend in BACKENDS},
-        "shipped": {kind: len(names(kind)) for kind in ("configs", "datasets", "pipelines")},  # type: ignore[arg-type]
+        "shipped": {kind: len(names(kind)) for kind in KINDS},
     }

@@ -33,5 +33,3 @@ class Patches(Choice):
 
 
 Embedding = Annotated[Nucleotides | Patches, Field(discriminator="kind")]
-
-

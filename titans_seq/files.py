@@ -4,15 +4,18 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from titans_seq.errors import EnvironmentFault, UsageError
+from titans_seq.errors import EnvironmentFault, TitansError, UsageError
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 DRAFT = ".draft-"  # every unfinished file or folder carries it, so that a later start can clear them
+LOCK = ".lock"  # in a folder that a process holds
 
 
 def _sync(path: Path) -> None:
@@ -25,19 +28,23 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def telling_disk_faults(path: Path) -> Iterator[None]:
-    """Turn "disk full", "read-only" and "not permitted" under ``path`` into `EnvironmentFault`."""
+    """Turn what the file system says about writing ``path`` into `EnvironmentFault`."""
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except TitansError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        # libraries in Rust tell a full disk in words alone
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             free = shutil.disk_usage(path.parent if path.parent.is_dir() else ".").free
             raise EnvironmentFault(
                 f"No space left on device while writing {path} ({free:,} bytes free). "
                 "Make room, then repeat the command with --resume."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in _REFUSED:
             raise EnvironmentFault(
-                f"{path} cannot be written: {error.strerror}. Choose another --out or mend the permissions."
+                f"{path} cannot be written: {os.strerror(number)}. Choose another --out or mend the permissions."
             ) from error
         raise
 
@@ -84,42 +91,58 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def clear_drafts(folder: Path) -> None:
-    """Remove what a killed process left unfinished in ``folder``; call it under the folder's lock."""
-    for draft in folder.glob(f"{DRAFT}*"):
-        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+def clear_drafts(folder: Path, *names: str) -> None:
+    """Remove the drafts that a killed process left in ``folder``, of ``names`` or of all; call it under their lock."""
+    name = "|".join(map(re.escape, names)) or ".*"
+    for entry in folder.iterdir():
+        if re.fullmatch(rf"{re.escape(DRAFT)}(old-)?\d+-({name})", entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a file, or of the names and sums of what lies in a folder."""
+    if path.is_dir():
+        inside = (f"{sha256(file)}  {file.relative_to(path)}\n" for file in sorted(path.rglob("*")) if file.is_file())
+        return hashlib.sha256("".join(inside).encode("utf-8", "surrogateescape")).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def must_be_new(path: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse an output that exists, unless the user said what to do with it."""
-    if (path.exists() or path.is_symlink()) and not (overwrite or resume):
+    """Refuse an output that exists, unless the user said what to do with it; a folder with nothing in it is none."""
+    nothing = path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
+    if (path.exists() or path.is_symlink()) and not (nothing or overwrite or resume):
         raise UsageError(f"{path} exists. Choose another --out, or add --overwrite.")
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; a second process is told who holds it."""
-    with telling_disk_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
-    try:
+def locked(lock: Path, held: Path) -> Iterator[None]:
+    """Hold ``held`` for this process by the file ``lock``; a second process is told who holds it.
+
+    A folder that is made for the lock, and in which nothing else was put, goes with it.
+    """
+    made = not lock.parent.exists()
+    with telling_disk_faults(held):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+", encoding="utf-8")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            free = os.fstat(file.fileno()).st_nlink > 0  # else its holder ended, and removed it, after we opened it
+        except OSError:
+            free = False
+        if not free:
             file.seek(0)
-            raise EnvironmentFault(
-                f"{folder} is in use by {file.read().strip() or 'another process'}. Wait for it, or choose another --out."
-            ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-    finally:
-        file.close()
+            holder = file.read().strip() or "another process"
+            raise EnvironmentFault(f"{held} is in use by {holder}. Wait for it, or choose another --out.")
+        file.truncate(0)
+        with telling_disk_faults(held):
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):  # there is something in it
+                    lock.parent.rmdir()

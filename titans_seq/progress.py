@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 
 class Progress:
@@ -14,7 +15,7 @@ class Progress:
     def __init__(self, what: str, unit: str, total: int | None, done: int = 0):
         self.what, self.unit, self.total, self.done, self.first = what, unit, total, done, done
         self.begun = self.told = time.monotonic()
-        self.bar = None
+        self.bar: Any = None  # a tqdm bar on a terminal
 
     def __enter__(self) -> "Progress":
         if sys.stderr.isatty() and not self.quiet:
@@ -25,7 +26,9 @@ class Progress:
             )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar is not None:
             self.bar.close()
 
@@ -40,4 +43,8 @@ class Progress:
             self.told = time.monotonic()
             rate = (self.done - self.first) / (self.told - self.begun)
             of = f" of {self.total:,}" if self.total else ""
-            print(f"{self.what}: {self.done:,}{of} {self.unit}, {rate:,.1f} a second. {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{self.what}: {self.done:,}{of} {self.unit}, {rate:,.1f} a second. {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )

@@ -23,20 +23,21 @@ LARGEST = 1_000_000  # bytes of a config; a recipe of a few kilobytes is a long 
 class Recipe(Choice):
     """One job: data, backbone, task and training, from files to a trained model."""
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1] = 1
     data: Source
     task: Task
     backbone: BackboneConfig = BackboneConfig()
-    start_from: str | None = Field(default=None, description="Run, checkpoint or shipped name whose backbone to start from.")
+    start_from: str | None = Field(
+        default=None, description="Run, checkpoint or shipped name whose backbone to start from."
+    )
     training: Training = Training()
     seed: int = Field(default=0, ge=0, lt=2**32)
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; bitwise repeats need the same.")
 
     @model_validator(mode="after")
     def _data_suit_the_task(self) -> "Recipe":
-        wanted = {"language_model": "fasta", "classification": "sequences", "forecasting": "series"}[self.task.kind]
-        if self.data.kind != wanted:
-            raise ValueError(f"task {self.task.kind} needs data of kind {wanted}, not {self.data.kind}")
+        if self.data.kind != self.task.data:
+            raise ValueError(f"task {self.task.kind} needs data of kind {self.task.data}, not {self.data.kind}")
         return self
 
     def text(self) -> str:
@@ -63,7 +64,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\d*\.\d+([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\d*\.\d+([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -91,7 +94,6 @@ def _read_file(path: Path) -> dict[str, Any]:
         return read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a config: {error}.") from None
-
 
 
 def _all_keys() -> set[str]:
@@ -157,7 +159,9 @@ def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), n
         _set(content, setting)
     version = content.get("schema_version", SCHEMA)
     if isinstance(version, int) and version > SCHEMA:
-        raise ConfigError(f"{name} has schema_version {version}; this release reads {SCHEMA}. Update titans-seq to use it.")
+        raise ConfigError(
+            f"{name} has schema_version {version}; this release reads {SCHEMA}. Update titans-seq to use it."
+        )
     try:
         return TypeAdapter(Recipe).validate_python(content, strict=False)
     except ValidationError as error:

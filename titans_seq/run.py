@@ -1,15 +1,14 @@
-"""The verbs of the command line: train, predict, evaluate, forecast, backtest. Each is short enough to read in one look."""
+"""The verbs that both fields share, and those of sequences: train, predict, evaluate."""
 
-import contextlib
 import json
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from titans_seq import __version__, baselines
 from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import (
     SequenceModel,
+    check_backbone,
     find,
     load_backbone,
     load_config,
@@ -25,16 +25,15 @@ from titans_seq.checkpoint import (
     save_pretrained,
 )
 from titans_seq.data.fasta import Block, read_blocks
-from titans_seq.data.record import Record, Series
-from titans_seq.data.series import future_times
-from titans_seq.data.sources import SequenceSource, SeriesSource
-from titans_seq.data.windows import GenomeWindows, LabelledSequences, SeriesWindows
-from titans_seq.data.write import Row, check_suffix
+from titans_seq.data.sequences import is_fasta, read_sequences
+from titans_seq.data.sources import SOURCES
+from titans_seq.data.windows import Items, LabelledSequences
+from titans_seq.data.write import check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError
-from titans_seq.files import clear_drafts, locked, must_be_new, sha256, telling_disk_faults, write_text
+from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, write_text
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.resources import data_file
-from titans_seq.stream import BLOCK, carried_template, run_stream, sequence_steps, window_steps
+from titans_seq.stream import BLOCK, Point, Steps, carried_template, prefetch, run_stream, sequence_steps
 from titans_seq.training.evaluation import evaluate as measure
 from titans_seq.training.module import fit
 
@@ -70,7 +69,8 @@ def must_fit(count: int, copies: int, what: str) -> None:
     need, there = 4 * count * copies, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > there:
         raise ConfigError(
-            f"{what} has {count:,} parameters and needs {need:,} bytes; this machine has {there:,}. Choose a smaller backbone."
+            f"{what} has {count:,} parameters and needs {need:,} bytes; this machine has {there:,}. "
+            "Choose a smaller backbone."
         )
 
 
@@ -82,36 +82,83 @@ def load(source: str, device: str, kind: str | None = None) -> SequenceModel:
         ConfigError: if it does not fit this machine.
     """
     _, backbone, task = load_config(source)
-    if kind and task.field != kind:  # type: ignore[attr-defined]
-        raise ModelError(f"{source} is a model of task {task.kind}, for `titans-seq {task.field}`.")  # type: ignore[attr-defined]
+    if kind and task.field != kind:
+        raise ModelError(f"{source} is a model of task {task.kind}, for `titans-seq {task.field}`.")
     must_fit(parameters(backbone, task), 1, source)
     return load_pretrained(source).to(device)
-
-
-def _identity(source: str, inputs: list[Path], **options: Any) -> dict[str, str]:
-    """What must not change between a job and its resume."""
-    sums = {f"input {path}": sha256(path) for path in inputs if str(path) != "-"}
-    return {"model": sha256(find(source) / "model.safetensors"), **sums, **{k: str(v) for k, v in options.items()}}
 
 
 # --- train
 
 
 def train(
-    recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, device: str = "auto", dry_run: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Carry out a recipe into the run folder ``out``; returns what the command reports."""
     device = prepare(device, recipe.threads)
-    if "-" in getattr(recipe.data, "paths", ()):
-        raise UsageError("Training reads its data more than once, so it needs a file, not stdin.")
-    if not dry_run:
+    if Path("-") in recipe.data.files():
+        raise UsageError("A run can be resumed and repeated, so its data must be a file, not stdin.")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, and a run is a folder. Choose another --out.")
+    if dry_run:
+        return {"run": str(out), **_plan(recipe, device).facts, "dry_run": True}
+    with locked(out / LOCK, out):
         must_be_new(out, overwrite=overwrite, resume=resume)
+        manifest = _begun(recipe, out) if resume else None
+        if manifest and manifest["status"] == "finished":
+            return {"run": str(out), **manifest["result"], "already_finished": True}
+        sums = _sums(recipe)
+        backbone, task, training, validation, facts = _plan(recipe, device)
+        if manifest is None:
+            _clear(out)
+            manifest = _begin(recipe, out, device, sums)
+        clear_drafts(out)
+        clear_drafts(out / "checkpoints")
+        torch.manual_seed(recipe.seed)
+        model = SequenceModel(backbone, task)
+        if recipe.start_from:
+            load_backbone(model, recipe.start_from)
+        began = time.monotonic()
+        best = fit(model.to(device), training, validation, recipe.training, recipe.seed, out, device)
+        save_pretrained(model, out / "model")
+        result = {"validation": best, "seconds": round(time.monotonic() - began, 1)}
+        manifest |= {
+            "status": "finished",
+            "result": result,
+            "model_sha256": sha256(out / "model" / "model.safetensors"),
+        }
+        write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        from titans_seq.report import write_report
+
+        write_report(out)
+        return {"run": str(out), **facts, **result}
+
+
+class _Plan(NamedTuple):
+    """A recipe with all that its data decide."""
+
+    backbone: BackboneConfig
+    task: Any
+    training: Items
+    validation: Items
+    facts: dict[str, Any]
+
+
+def _plan(recipe: Recipe, device: str) -> _Plan:
+    """Read the data of a recipe and check that all of it can be carried out."""
     task, training, validation = recipe.data.parts(recipe.task, recipe.seed)
     backbone = recipe.backbone.model_copy(update={"embedding": task.embedding()})
     count = parameters(backbone, task)
     must_fit(count, 4, "the backbone")
+    if recipe.start_from:
+        check_backbone(backbone, recipe.start_from)
     facts = {
-        "run": str(out),
         "task": task.kind,
         "parameters": count,
         "training_items": len(training),
@@ -120,52 +167,40 @@ def train(
         "device": device,
         "weights_and_optimizer_bytes": 16 * count,
     }
-    if dry_run:
-        return {**facts, "dry_run": True}
-    if overwrite and not resume:
-        _clear(out)
-    with locked(out):
-        clear_drafts(out)
-        manifest = _open_run(recipe, out, device, resume)
-        if manifest["status"] == "finished":
-            return {**facts, **manifest["result"], "already_finished": True}
-        torch.manual_seed(recipe.seed)
-        model = SequenceModel(backbone, task)
-        if recipe.start_from:
-            load_backbone(model, recipe.start_from)
-        began = time.monotonic()
-        (out / "checkpoints").mkdir(exist_ok=True)
-        best = fit(model.to(device), training, validation, recipe.training, recipe.seed, out, device)
-        save_pretrained(model, out / "model")
-        result = {"validation": best, "seconds": round(time.monotonic() - began, 1)}
-        manifest |= {"status": "finished", "result": result, "model_sha256": sha256(out / "model" / "model.safetensors")}
-        write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-        from titans_seq.report import write_report
+    return _Plan(backbone, task, training, validation, facts)
 
-        write_report(out)
-        return {**facts, **result}
+
+def _sums(recipe: Recipe) -> dict[str, str]:
+    """Sums of the files that a recipe reads."""
+    return {str(file): sha256(file) for file in recipe.data.files()}
 
 
 def _clear(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").is_file():
+    """Empty a run folder that is held, its recipe last: it tells what the folder is."""
+    entries = sorted((e for e in out.iterdir() if e.name != LOCK), key=lambda e: e.name == "recipe.yaml")
+    if entries and entries[-1].name != "recipe.yaml":
         raise UsageError(f"{out} is not a run folder, so --overwrite does not empty it. Choose another --out.")
-    shutil.rmtree(out, ignore_errors=True)
+    for entry in entries:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
-def _open_run(recipe: Recipe, out: Path, device: str, resume: bool) -> dict[str, Any]:
-    """Write recipe and manifest of a new run; of a resumed one check that nothing but time has passed."""
-    sums = {str(path): sha256(path) for path in recipe.data.files() if path.is_file()}
+def _begun(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+    """Manifest of a run that was begun in ``out``, if one was, with this recipe and these data."""
     file = out / "recipe.yaml"
-    if resume and file.is_file() and (out / "manifest.json").is_file():
-        there = load_recipe(file).model_dump(mode="json", exclude={"backbone": {"embedding"}})
-        now = recipe.model_dump(mode="json", exclude={"backbone": {"embedding"}})
-        if changed := differences(there, now):
-            raise ConfigError(f"{out} was begun with another recipe: {'; '.join(changed)}. Resume with the same one.")
-        manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["data_sha256"] != sums:
-            other = [p for p in sums.keys() | manifest["data_sha256"].keys() if sums.get(p) != manifest["data_sha256"].get(p)]
-            raise InputError(f"{out} was begun with other data: the sum of {', '.join(sorted(other))} differs.")
-        return manifest
+    if not file.is_file() or not (out / "manifest.json").is_file():
+        return None
+    there = load_recipe(file).model_dump(mode="json", exclude={"backbone": {"embedding"}})
+    now = recipe.model_dump(mode="json", exclude={"backbone": {"embedding"}})
+    if changed := differences(there, now):
+        raise ConfigError(f"{out} was begun with another recipe: {'; '.join(changed)}. Resume with the same one.")
+    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    if changed := differences(manifest["data_sha256"], _sums(recipe)):
+        raise InputError(f"{out} was begun with other data; sums: {'; '.join(changed)}. Bring the old data back.")
+    return manifest
+
+
+def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict[str, Any]:
+    """Make the folder of a new run: its recipe and manifest."""
     manifest = {
         "schema_version": 1,
         "status": "running",
@@ -180,29 +215,39 @@ def _open_run(recipe: Recipe, out: Path, device: str, resume: bool) -> dict[str,
         "seed": recipe.seed,
         "data_sha256": sums,
     }
-    with telling_disk_faults(out):
-        write_text(file, recipe.text())
-        write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(out / "recipe.yaml", recipe.text())
+    write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    (out / "checkpoints").mkdir(exist_ok=True)
     return manifest
 
 
-# --- genomics
+# --- predict and evaluate
 
 
-def _blocks(path: Path, model: SequenceModel) -> Iterator[Block]:
-    """Records of a FASTA, or of a table of sequences, in blocks."""
-    if _is_table(path):
-        for number, record in enumerate(SequenceSource(train=str(path)).read_unlabelled(str(path))):
-            pieces = range(0, max(1, len(record)), BLOCK)
-            for start in pieces:
-                yield Block(number, record.id, start, record.codes[start : start + BLOCK], start == pieces[-1])
-        return
-    yield from read_blocks(path, size=BLOCK)
+def identity(source: str, inputs: list[Path], **options: Any) -> dict[str, str]:
+    """What must not change between a job and its resume."""
+    sums = {f"input {path}": sha256(path) for path in inputs if path.is_file() or path.is_dir()}  # no pipe: read once
+    return {"model": sha256(find(source) / "model.safetensors"), **sums, **{k: str(v) for k, v in options.items()}}
 
 
-def _is_table(path: Path) -> bool:
-    name = path.name.removesuffix(".gz")
-    return name.endswith((".csv", ".tsv", ".parquet"))
+def finished(out: Path, overwrite: bool, resume: bool) -> bool:
+    """Check an output before any work is done; True if a resume finds it complete."""
+    check_suffix(out)
+    must_be_new(out, overwrite=overwrite, resume=resume)
+    return resume and out.exists() and not overwrite
+
+
+def write(
+    out: Path,
+    steps: Callable[[Point], Steps],
+    identity: dict[str, str],
+    *,
+    resume: bool,
+    template: Callable[[], Any] = lambda: None,
+) -> int:
+    """Run a streaming job into ``out``, which no second process may write at the same time."""
+    with locked(out.with_name(f".{out.name}{LOCK}"), out):
+        return run_stream(steps, out, identity, resume=resume, template=template)
 
 
 def predict(
@@ -217,199 +262,52 @@ def predict(
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Predict every record of a FASTA or table with a sequence model, into ``out``."""
-    check_suffix(out)
-    must_be_new(out, overwrite=overwrite, resume=resume)
-    if resume and out.exists() and not overwrite:
+    if finished(out, overwrite, resume):
         return {"out": str(out), "already_finished": True}
-    file = data_file(path)
-    model = load(source, prepare(device, threads), "genomics").eval()
     if resume and path == "-":
         raise UsageError("--resume needs the input as a file: what came through stdin is gone.")
-    from titans_seq.stream import prefetch
-
-    with _beside(out):
-        rows = run_stream(
-            lambda point: sequence_steps(model, prefetch(_blocks(file, model)), batch_size, point),
-            out,
-            _identity(source, [file], batch_size=batch_size),
-            resume=resume,
-            template=lambda: carried_template(model),
-        )
+    file = data_file(path)
+    model = load(source, prepare(device, threads), "genomics")
+    rows = write(
+        out,
+        lambda point: sequence_steps(model, prefetch(blocks_of(file)), batch_size, point),
+        identity(source, [file], batch_size=batch_size),
+        resume=resume,
+        template=lambda: carried_template(model),
+    )
     return {"out": str(out), "records": rows}
 
 
-@contextlib.contextmanager
-def _beside(out: Path) -> Iterator[None]:
-    """Hold the output against a second process that would write the same file."""
-    with telling_disk_faults(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    lock = out.with_name(out.name + ".lock")
-    with locked(lock):
-        yield
-    shutil.rmtree(lock, ignore_errors=True)
+def blocks_of(path: Path) -> Iterator[Block]:
+    """Records of a FASTA, or of a table of sequences, in blocks."""
+    if is_fasta(path) or path.is_dir():
+        yield from read_blocks(path, size=BLOCK)
+        return
+    for number, record in enumerate(read_sequences(path, need_labels=False)):
+        starts = range(0, max(1, len(record)), BLOCK)
+        for start in starts:
+            yield Block(number, record.id, start, record.codes[start : start + BLOCK], start == starts[-1])
 
 
 def evaluate(
-    source: str, path: str, *, device: str = "auto", threads: int | None = None, batch_size: int = 64, baseline: bool = True
-) -> dict[str, Any]:
-    """Metrics of a sequence model on a labelled table, or of a language model on a FASTA; with a k-mer baseline beside."""
-    model = load(source, prepare(device, threads), "genomics")
-    file = data_file(path)
-    if model.task.kind == "language_model":
-        from titans_seq.data.fasta import read_fasta
-
-        items = GenomeWindows([Record(r.id, r.codes) for r in read_fasta(file) if len(r)], 4 * BLOCK, False)
-        return {"model": measure(model, items, 1, "evaluating")}
-    read = SequenceSource(train=str(file), on_conflict="warn").read
-    records = read(str(file))
-    for record in records:
-        if record.label not in model.task.classes:
-            raise InputError(f"{path}: row {record.id!r} has label {record.label!r}; the model knows {', '.join(model.task.classes)}.")
-    items = LabelledSequences(records, model.task.classes, False)
-    found = {"rows": len(records), "model": measure(model, items, batch_size, "evaluating")}
-    recipe = find(source).parent / "recipe.yaml"
-    if baseline and recipe.is_file():
-        data = load_recipe(recipe).data
-        p = baselines.kmer_probabilities(data.read(data.train), records, model.task.classes)
-        found["kmer_logistic_regression"] = model.task.metrics({"p": p, "label": np.array(items.labels)})
-    return found
-
-
-# --- forecast
-
-
-def _series(source: str, model: SequenceModel, path: str, reading: dict[str, Any], rows: int) -> list[Series]:
-    """Series of a table, with the columns and the frequency that the model was trained on."""
-    recipe, options = find(source).parent / "recipe.yaml", {}
-    if recipe.is_file():  # what the training table needed is likely what this one needs
-        data = load_recipe(recipe).data
-        options = data.model_dump(include={"format", "time", "id", "target", "time_format", "on_duplicate", "on_gap"})
-    options |= {name: value for name, value in reading.items() if value}
-    series, frequency = SeriesSource(path=path, **options).read(min_rows=rows)
-    task = model.task
-    if series[0].columns != task.channels:
-        missing = [c for c in task.channels if c not in series[0].columns]
-        if missing:
-            raise InputError(f"{path} lacks the column {', '.join(missing)} that the model was trained on.")
-        order = [series[0].columns.index(c) for c in task.channels]
-        series = [Series(s.id, s.times, s.values[:, order], task.channels) for s in series]
-    if frequency != task.frequency:
-        raise InputError(f"{path} has one row every {frequency}; the model was trained on one every {task.frequency}.")
-    return series
-
-
-def _stamp(time: np.datetime64) -> str:
-    return str(np.datetime_as_string(time, unit="s")).replace("T", " ")
-
-
-def _name(series: Series, column: str) -> str:
-    """unique_id of one column: the series' id in a long table, the column's name in a wide one."""
-    if not series.id:
-        return column
-    return series.id if len(series.columns) == 1 else f"{series.id}:{column}"
-
-
-def _forecast_rows(series: Series, times: np.ndarray, columns: dict[str, np.ndarray], extra: dict[str, Any], actual: np.ndarray | None) -> list[Row]:
-    rows = []
-    for c, column in enumerate(series.columns):
-        for h, time in enumerate(times):
-            row: Row = {"unique_id": _name(series, column), "ds": _stamp(time), **extra}
-            if actual is not None:
-                row["y"] = None if np.isnan(actual[h, c]) else float(actual[h, c])
-            rows.append(row | {name: float(values[h, c]) for name, values in columns.items()})
-    return rows
-
-
-def _levels(task: Any, wanted: str | None) -> set[str] | None:
-    """Names of the columns that ``--quantiles`` asks for."""
-    if not wanted:
-        return None
-    known = {f"{level:g}" for level in task.output.levels} if len(task.output.levels) > 1 else set()
-    try:
-        names = [f"{float(part):g}" for part in wanted.split(",")]
-    except ValueError:
-        raise UsageError(f"--quantiles {wanted}: give numbers between commas, such as 0.1,0.5,0.9.") from None
-    if lacking := [name for name in names if name not in known]:
-        raise UsageError(f"The model has no quantile {', '.join(lacking)}; it has {', '.join(sorted(known)) or 'none, it forecasts a point'}.")
-    return {"mean", *(f"q{name}" for name in names)}
-
-
-def forecast(
     source: str,
     path: str,
-    out: Path,
     *,
-    quantiles: str | None = None,
-    windows: int | None = None,
-    step: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
     device: str = "auto",
     threads: int | None = None,
     batch_size: int = 64,
-    **reading: Any,
+    baseline: bool = True,
 ) -> dict[str, Any]:
-    """Forecast what follows each series; or with ``windows`` backtest: forecast that many origins at its end.
+    """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
 
-    A backtest's last window ends with the series' last row, its origins are ``step`` rows apart (the horizon,
-    if None), and errors of the model and of seasonal naive on the same windows are returned.
+    A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table.
     """
-    check_suffix(out)
-    must_be_new(out, overwrite=overwrite, resume=resume)
-    if resume and out.exists() and not overwrite:
-        return {"out": str(out), "already_finished": True}
-    model = load(source, prepare(device, threads), "forecast").eval()
-    task = model.task
-    keep = _levels(task, quantiles)
-    L, H = task.lookback, task.horizon
-    if windows is None:
-        series = [_extended(s, H, task.frequency) for s in _series(source, model, path, reading, L)]
-        spans = [(len(s.times) - H, len(s.times)) for s in series]
-        step = 1
-    else:
-        step = step or H
-        need = L + H + (windows - 1) * step
-        series = _series(source, model, path, reading, L + H)
-        spans = [(max(L, len(s.times) - H - (windows - 1) * step), len(s.times)) for s in series]
-        if short := [s for s in series if len(s.times) < need]:
-            raise InputError(
-                f"{path}: {windows} windows {step} rows apart need {need} rows; series {short[0].id!r} has {len(short[0].times)}. "
-                "Ask for fewer --windows."
-            )
-    if short := [s for s, (a, b) in zip(series, spans, strict=True) if a < L]:
-        raise InputError(f"{path}: series {short[0].id!r} has {len(short[0].times) - (H if windows is None else 0)} rows, the model reads {L}.")
-    items = SeriesWindows(series, spans, L, H, step)
-
-    def describe(number: int, columns: dict[str, np.ndarray]) -> list[Row]:
-        which, t = items.place(number)
-        s, future = series[which], slice(t, t + H)
-        columns = {name: v for name, v in columns.items() if keep is None or name in keep}
-        if windows is None:
-            return _forecast_rows(s, s.times[future], columns, {}, None)
-        return _forecast_rows(s, s.times[future], columns, {"cutoff": _stamp(s.times[t - 1])}, s.values[future])
-
-    found: dict[str, Any] = {"out": str(out), "series": len(series)}
-    if windows is not None:
-        season = task.season or baselines.season_of(task.frequency)
-        found |= {
-            "protocol": {"lookback": L, "horizon": H, "step": step, "windows": len(items), "dropped": 0,
-                         "units": "training standard deviations"},
-            "model": measure(model, items, batch_size, "backtest"),
-            "seasonal_naive": {**baselines.errors(task, items, baselines.seasonal_naive(items, season)), "season": season},
-        }
-    with _beside(out):
-        found["rows"] = run_stream(
-            lambda point: window_steps(model, items, describe, batch_size, point),
-            out,
-            _identity(source, [data_file(path)], batch_size=batch_size, quantiles=quantiles, windows=windows, step=step),
-            resume=resume,
-            template=lambda: None,
-        )
+    model = load(source, prepare(device, threads), "genomics")
+    items = SOURCES[model.task.data].of_file(path).evaluation(model.task)
+    found: dict[str, Any] = {"items": len(items), "model": measure(model, items, batch_size, "evaluating")}
+    recipe = find(source).parent / "recipe.yaml"
+    if baseline and isinstance(items, LabelledSequences) and recipe.is_file():
+        data: Any = load_recipe(recipe).data
+        p = baselines.kmer_probabilities(data.read(data.train), items.records, model.task.classes)
+        found["kmer_logistic_regression"] = model.task.metrics({"p": p, "label": np.array(items.labels)})
     return found
-
-
-def _extended(series: Series, horizon: int, frequency: str) -> Series:
-    """The series with its future timestamps, where all is missing."""
-    times = np.concatenate([series.times, future_times(series.times[-1], frequency, horizon)])
-    empty = np.full((horizon, series.values.shape[1]), np.nan)
-    return Series(series.id, times, np.concatenate([series.values, empty]), series.columns)

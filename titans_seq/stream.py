@@ -18,16 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titans_seq.checkpoint import SequenceModel
+from titans_seq.checkpoint import SequenceModel, to_tensors
 from titans_seq.data.fasta import Block
 from titans_seq.data.windows import BEGIN, SeriesWindows, padded
 from titans_seq.data.write import Row, RowFile
 from titans_seq.errors import InputError, ModelError
-from titans_seq.files import whole_file
+from titans_seq.files import clear_drafts, whole_file
 from titans_seq.memory import fill_state, state_tensors
 from titans_seq.progress import Progress
 from titans_seq.signals import watching
-from titans_seq.training.order import to_tensors
 
 SAVE_EVERY = 20.0  # seconds between points
 BLOCK = 4096  # tokens of a long record that are read at once
@@ -136,7 +135,10 @@ def run_stream(
     """
     save_every = SAVE_EVERY if save_every is None else save_every
     file = out.with_name(out.name + ".point")
-    point, size = _load_point(file, identity, template) if resume and file.exists() else (Point(), 0)
+    clear_drafts(out.parent, out.name, file.name)
+    if not resume:
+        file.unlink(missing_ok=True)
+    point, size = _load_point(file, identity, template) if file.exists() else (Point(), 0)
     rows = RowFile(out, size)
     saved = time.monotonic()
     try:
@@ -149,19 +151,21 @@ def run_stream(
                     _save_point(file, point, rows.settle(), identity)
                     saved = time.monotonic()
                 watch.stop(f"{out} is not complete; the same command with --resume goes on.")
+        _save_point(file, point, rows.settle(), identity)  # what is left to do may be repeated alone
         count = rows.finish()
-        file.unlink(missing_ok=True)
+        file.unlink()
         return count
     finally:
         rows.close()
+        if not file.exists():  # finished, or failed before there was a point to resume from
+            rows.part.unlink(missing_ok=True)
 
 
 # --- sequences
 
 
 def _batch(codes: list[np.ndarray], previous: list[int], device: torch.device) -> dict[str, Tensor]:
-    batch = {"tokens": padded(codes), "previous": np.array(previous, np.int64)}
-    return {name: tensor.to(device) for name, tensor in to_tensors(batch).items()}
+    return to_tensors({"tokens": padded(codes), "previous": np.array(previous, np.int64)}, device)
 
 
 def carried_template(model: SequenceModel) -> Any:
@@ -243,18 +247,18 @@ def token_loglik(model: SequenceModel, codes: np.ndarray, block: int = BLOCK) ->
 
 @torch.inference_mode()
 def window_steps(
-    model: SequenceModel, windows: SeriesWindows, describe: Callable[[int, dict[str, np.ndarray]], list[Row]],
-    batch_size: int, point: Point,
+    model: SequenceModel,
+    windows: SeriesWindows,
+    describe: Callable[[int, dict[str, np.ndarray]], list[Row]],
+    batch_size: int,
+    point: Point,
 ) -> Steps:
     """Rows of forecasts for the windows in order; ``describe`` makes the rows of one from its columns (H, C)."""
     device = next(model.parameters()).device
     while point.done < len(windows):
         numbers = range(point.done, min(point.done + batch_size, len(windows)))
-        batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]))
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]), device)
         columns = {name: v.cpu().numpy() for name, v in model.task.columns(model(batch)).items()}
         ready = [row for i, n in enumerate(numbers) for row in describe(n, {c: v[i] for c, v in columns.items()})]
         point = Point(numbers[-1] + 1, 0, point.tokens + batch["past"][..., 0].numel())
         yield ready, point
-
-

@@ -93,6 +93,7 @@ def test_a_stream_says_what_reading_line_by_line_says(
         parts = list(group)
         assert (parts[0].id, "".join(decode(b.codes) for b in parts)) == expected[number]
         assert [b.start for b in parts] == list(range(0, block * len(parts), block))
+        assert len(parts) == max(1, -(-len(expected[number][1]) // block))
         assert [b.last for b in parts] == [False] * (len(parts) - 1) + [True]
         assert all(len(b.codes) == block for b in parts[:-1])
         assert all(b.codes.flags.writeable and b.codes.base is None for b in parts)
@@ -329,6 +330,7 @@ INDEX = ["chr1\t10\t6\t4\t5", "chr2\t6\t25\t4\t5", "chr3\t2\t39\t2\t3"]
         ([INDEX[0], "chr2\t6\t24\t4\t5", INDEX[2]], "lines of record 'chr2'"),
         (["chr1\t10\t6\t5\t6", *INDEX[1:]], "lines of record 'chr1'"),
         (["chr1\t10\t6\t4\t6", *INDEX[1:]], "lines of record 'chr1'"),
+        (["chr1\t10\t6\t5\t7", *INDEX[1:]], "lines of record 'chr1'"),  # the last base stands right
         (["chr1\t10\t6\t0\t0", *INDEX[1:]], "lines of record 'chr1'"),
         (["nonsense"], "malformed"),
         (["chr1\tten\t6\t4\t5"], "malformed"),

@@ -38,6 +38,8 @@ def test_u_is_t_and_iupac_codes_are_n_and_both_are_counted() -> None:
     assert tally.symbols["R"] == 2 and tally.symbols["U"] == 2 and tally.symbols["Y"] == 1
     assert set(tally.symbols) == {"U", *IUPAC}
     assert tally.lower == 4
+    encode("aCG", tally=tally)
+    assert tally.lower == 5
     told: list[str] = []
     tally.tell("x.fa", told.append)
     assert len(told) == 2 and "R 2" in told[0] and "U was read as T, 2 times" in told[1]

@@ -82,7 +82,7 @@ def test_columns_that_a_long_table_does_not_read_are_told(file: File, warned: li
 def test_a_layout_may_be_insisted_on(file: File) -> None:
     path = file("date,id,a\n2020-01-01,1,4\n2020-01-02,2,5\n", "x.csv")
     assert read_series(path, format="wide").series[0].columns == ("id", "a")
-    with pytest.raises(InputError, match="too short: 1 rows found, at least 2 needed"):
+    with pytest.raises(InputError, match="too short: rows found: 1, rows needed: 2"):
         read_series(path)
     with pytest.raises(InputError, match="no column of ids"):
         read_series(file("date,a\n2020-01-01,4\n2020-01-02,5\n", "y.csv"), format="long")
@@ -201,11 +201,11 @@ TWO = "2020-01-01,1\n2020-01-02,2\n"
 @pytest.mark.parametrize(
     ("content", "options", "why"),
     [
-        ("", {}, "empty: 0 rows found"),
-        ("date,a\n", {}, "0 rows found, at least 1 needed"),
-        ("date,a\n2020-01-01,1\n", {}, "1 rows found, at least 2 needed"),
-        ("date,a\n" + TWO, {"min_rows": 120}, "2 rows found, at least 120 needed"),
-        (LONG + "x,2020-01-01,1\nx,2020-01-02,2\nz,2020-01-01,1\n", {}, "series 'z' is too short: 1 rows found"),
+        ("", {}, "empty: rows found: 0"),
+        ("date,a\n", {}, "rows found: 0, rows needed: 1"),
+        ("date,a\n2020-01-01,1\n", {}, "rows found: 1, rows needed: 2"),
+        ("date,a\n" + TWO, {"min_rows": 120}, "rows found: 2, rows needed: 120"),
+        (LONG + "x,2020-01-01,1\nx,2020-01-02,2\nz,2020-01-01,1\n", {}, "series 'z' is too short: rows found: 1"),
         ("date,a\n" + TWO + "someday,3\n", {}, "row 3: 'someday' is no date.*--time-format"),
         ("date,a\nyesterday,1\ntoday,2\n", {}, "row 1: 'yesterday' does not read as a date.*--time-format"),
         ("date,a\n" + TWO + "2020-02-30,3\n", {}, "row 3: '2020-02-30' is no date.*--time-format"),
@@ -305,6 +305,7 @@ def test_sentinels_are_kept_and_may_be_named_missing(file: File, warned: list[st
 
 def test_large_values_that_are_no_sentinel_are_passed_over(file: File, warned: list[str]) -> None:
     read_series(file(wide([str(value) for value in range(9000, 10_500)]), "x.csv"))
+    read_series(file(wide([str(value) for value in range(900, 1000)]), "x.csv"))
     read_series(file(wide(["-1200", "-999", "-800", "-700"]), "x.csv"))
     assert warned == []
 
@@ -336,6 +337,9 @@ def test_duplicates_on_another_sunday_are_no_clock_change(file: File) -> None:
     times = [*hourly(3, "2020-06-28 01:00:00"), "2020-06-28 02:00:00"]
     with pytest.raises(InputError, match="duplicate timestamp"):
         read_series(file(wide(list("1234"), times), "x.csv"))
+    monday = [*hourly(3, "2020-10-26 01:00:00"), "2020-10-26 02:00:00"]
+    with pytest.raises(InputError, match="duplicate timestamp"):
+        read_series(file(wide(list("1234"), monday), "z.csv"))
     days = ["2020-10-25 00:00", "2020-10-26 00:00", "2020-10-25 00:00"]
     with pytest.raises(InputError, match="duplicate timestamp"):
         read_series(file(wide(list("123"), days), "y.csv"))

@@ -79,9 +79,9 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("x.csv", b"", "is empty: 0 rows found"),
-        ("x.csv", b"\n \n", "is empty: 0 rows found"),
-        ("x.csv", b"date,a\n", "a header and no rows: 0 rows found"),
+        ("x.csv", b"", "is empty: rows found: 0"),
+        ("x.csv", b"\n \n", "is empty: rows found: 0"),
+        ("x.csv", b"date,a\n", "a header and no rows: rows found: 0"),
         ("x.csv", b"a,b\n1,2\n3\n4,5\n", "row 2 .* has 1 fields, the header has 2"),
         ("x.csv", b"a,b\n1,2\n3,4,5\n4,5\n", "row 2 .* has 3 fields, the header has 2"),
         ("x.csv", b'a,b\n"x,\ny",2\n3\n4\n', "row 2 .* has 1 fields.*2 rows differ"),
@@ -104,6 +104,12 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
 def test_bad_tables_are_refused_by_name(file: File, name: str, content: bytes, why: str) -> None:
     with pytest.raises(InputError, match=f"{name}.*{why}"):
         read_table(file(content, name))
+
+
+def test_a_short_last_line_that_ends_is_not_cut_off(file: File) -> None:
+    with pytest.raises(InputError, match=r"row 2 .* has 1 fields") as told:
+        read_table(file("a,b\n1,2\n3\n", "x.csv"))
+    assert "cut off" not in str(told.value)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every command shares: ``--json --quiet --debug``, the report, and the one place where errors become exit codes."""
+"""What every command shares: ``--json --quiet --debug``, the report, and how errors become exit codes."""
 
 import functools
 import inspect
@@ -21,12 +21,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a stopped run of the same command left off.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check inputs and options, print sizes, start nothing.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Any key of the recipe, as key=value; may be repeated.", metavar="KEY=VALUE")
+    list[str] | None,
+    typer.Option("--set", help="Any key of the recipe, as key=value; may be repeated.", metavar="KEY=VALUE"),
 ]
 Run = Annotated[Path, typer.Option("--out", help="Run folder to make.")]
 Config = Annotated[str | None, typer.Option(help="Backbone to build: a name of `models list`, or a YAML file.")]
 Start = Annotated[
-    str | None, typer.Option("--backbone", help="Trained backbone to start from: a run, checkpoint or name; none for a new one.")
+    str | None,
+    typer.Option("--backbone", help="Trained backbone to start from: a run, checkpoint or name; none for a new one."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Records or windows read side by side.")]
 
@@ -68,7 +70,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 
         signature = inspect.signature(function, eval_str=True)
         common = [
-            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind) for n, kind in _COMMON.items()
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+            for n, kind in _COMMON.items()
         ]
         run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *common])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]

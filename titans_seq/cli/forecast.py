@@ -32,7 +32,9 @@ Id = Annotated[str | None, typer.Option("--id", help="Column of the series' ids,
 TimeFormat = Annotated[str | None, typer.Option(help="Form of the timestamps, such as %d.%m.%Y.")]
 OnDuplicate = Annotated[str | None, typer.Option(help="Two values at one time: error, mean, first or last.")]
 OnGap = Annotated[str | None, typer.Option(help="Missing timestamps: nan or error.")]
-Target = Annotated[list[str] | None, typer.Option(help="Column to forecast; may be repeated. All columns if not given.")]
+Target = Annotated[
+    list[str] | None, typer.Option(help="Column to forecast; may be repeated. All columns if not given.")
+]
 Out = Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")]
 Quantiles = Annotated[str | None, typer.Option(help="Quantiles to write, such as 0.1,0.5,0.9; all if not given.")]
 
@@ -96,7 +98,13 @@ def train(
     from titans_seq.run import train as run_train
 
     reading = _reading(
-        format=format, time=time, id=id, target=target, time_format=time_format, on_duplicate=on_duplicate, on_gap=on_gap
+        format=format,
+        time=time,
+        id=id,
+        target=target,
+        time_format=time_format,
+        on_duplicate=on_duplicate,
+        on_gap=on_gap,
     )
     content = {
         "data": {"kind": "series", "path": absolute(table), **reading},
@@ -137,10 +145,12 @@ def predict(
 
     Example: titans-seq forecast predict runs/sensors sensors.csv --out forecast.csv --quantiles 0.1,0.5,0.9
     """
-    from titans_seq.run import forecast
+    from titans_seq.forecast import predict as run_predict
 
-    reading = _reading(format=format, time=time, id=id, time_format=time_format, on_duplicate=on_duplicate, on_gap=on_gap)
-    return forecast(
+    reading = _reading(
+        format=format, time=time, id=id, time_format=time_format, on_duplicate=on_duplicate, on_gap=on_gap
+    )
+    return run_predict(
         model,
         table,
         out,
@@ -160,7 +170,9 @@ def backtest(
     table: Table,
     windows: Annotated[int, typer.Option(min=1, help="Forecast origins, the last one a horizon before the end.")],
     out: Out,
-    step: Annotated[int | None, typer.Option(min=1, help="Rows from one origin to the next; the horizon if not given.")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Rows from one origin to the next; the horizon if not given.")
+    ] = None,
     quantiles: Quantiles = None,
     format: Format = None,
     time: Time = None,
@@ -178,10 +190,12 @@ def backtest(
 
     Example: titans-seq forecast backtest runs/sensors sensors.csv --windows 30 --out backtest.parquet
     """
-    from titans_seq.run import forecast
+    from titans_seq.forecast import backtest as run_backtest
 
-    reading = _reading(format=format, time=time, id=id, time_format=time_format, on_duplicate=on_duplicate, on_gap=on_gap)
-    return forecast(
+    reading = _reading(
+        format=format, time=time, id=id, time_format=time_format, on_duplicate=on_duplicate, on_gap=on_gap
+    )
+    return run_backtest(
         model,
         table,
         out,

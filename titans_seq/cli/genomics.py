@@ -86,7 +86,9 @@ def _sets_length(settings: list[str] | None) -> bool:
 def finetune(
     train: Annotated[str, typer.Argument(help="Table with a sequence and a label column, or FASTA with --labels.")],
     out: Run,
-    validation: Annotated[str | None, typer.Option(help="Table that chooses the best weights; else a share of TRAIN.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Table that chooses the best weights; else a share of TRAIN.")
+    ] = None,
     start: Start = None,
     config: Config = None,
     task: Annotated[str, typer.Option(help="classification.")] = "classification",
@@ -133,7 +135,9 @@ def evaluate(
     model: Model,
     table: Annotated[str, typer.Argument(help="Labelled table; for a language model a FASTA.")],
     out: Annotated[Path | None, typer.Option(help="Write the metrics as JSON.")] = None,
-    baseline: Annotated[bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")] = True,
+    baseline: Annotated[
+        bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")
+    ] = True,
     device: Device = "auto",
     threads: Threads = None,
     batch_size: BatchSize = 64,

@@ -27,7 +27,9 @@ def list_models() -> Any:
 
 
 @command(app)
-def show(name: Annotated[str, typer.Argument(help="Run or checkpoint folder, shipped name, or name of a config.")]) -> Any:
+def show(
+    name: Annotated[str, typer.Argument(help="Run or checkpoint folder, shipped name, or name of a config.")],
+) -> Any:
     """Say what a model is: its choices, its size, its task.
 
     Example: titans-seq models show runs/genome

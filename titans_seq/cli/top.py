@@ -66,7 +66,12 @@ def register(app: typer.Typer) -> None:
         name = recipe.parent.name if recipe.name == "recipe.yaml" else recipe.stem
         target = out or Path("runs") / name
         return train(
-            load_recipe(recipe, settings or []), target, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run
+            load_recipe(recipe, settings or []),
+            target,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            dry_run=dry_run,
         )
 
     @command(app)

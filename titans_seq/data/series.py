@@ -573,7 +573,7 @@ def tidy(
     if found.min() < needed:
         short = int(found.argmin())
         more = f"; series too short in all: {int((found < needed).sum()):,}" if len(series) > 1 else ""
-        message = f"{rows.called(short)} is too short: {found[short]:,} rows found, at least {needed:,} needed{more}."
+        message = f"{rows.called(short)} is too short: rows found: {found[short]:,}, rows needed: {needed:,}{more}."
         judge.refuse(message)
         if found.max() < 2:
             raise InputError(message)

@@ -1,4 +1,4 @@
-"""Where a recipe's data come from: each source reads its files, fits the task to them and gives the items of training."""
+"""Where a recipe's data come from: a source reads its files, fits the task to them and gives training items."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -11,6 +11,9 @@ from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, Ser
 from titans_seq.errors import InputError, warn
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import data_file
+
+EVALUATION_LENGTH = 16_384  # bases that a language model reads from the start when it is measured
+READING = ("format", "time", "id", "target", "time_format", "on_duplicate", "on_gap")  # options of `read_series`
 
 
 class Parts(NamedTuple):
@@ -34,6 +37,18 @@ class FastaSource(Choice):
         """The files that are read."""
         return [data_file(path) for path in self.paths]
 
+    @classmethod
+    def of_file(cls, path: str) -> "FastaSource":
+        """The source of one file."""
+        return cls(paths=(path,))
+
+    def evaluation(self, task: Any) -> Items:
+        """Every base once, in long windows."""
+        from titans_seq.data.fasta import read_fasta
+
+        records = [record for file in self.files() for record in read_fasta(file) if len(record)]
+        return GenomeWindows(records, EVALUATION_LENGTH, False)
+
     def parts(self, task: Any, seed: int) -> Parts:
         """Windows of the first part of every record, and of its end."""
         from titans_seq.data.fasta import read_fasta
@@ -45,7 +60,7 @@ class FastaSource(Choice):
             validation.append(Record(record.id, record.codes[cut:]))
         if not any((r.codes < 4).any() for r in train) or not any((r.codes < 4).any() for r in validation):
             raise InputError(
-                f"{', '.join(self.paths)}: too few bases A, C, G, T to train on and to validate with. Give longer records."
+                f"{', '.join(self.paths)}: too few bases A, C, G, T to train on and validate with. Give longer records."
             )
         return Parts(
             task,
@@ -73,6 +88,25 @@ class SequenceSource(Choice):
         """The files that are read."""
         return [data_file(path) for path in (self.train, self.validation, self.labels) if path]
 
+    @classmethod
+    def of_file(cls, path: str) -> "SequenceSource":
+        """The source of one file; benchmarks hold a few sequences with two labels, which are told and kept."""
+        return cls(train=path, on_conflict="warn")
+
+    def evaluation(self, task: Any) -> LabelledSequences:
+        """Every labelled row."""
+        records = self.read(self.train)
+        self._must_know(self.train, records, task.classes)
+        return LabelledSequences(records, task.classes, False)
+
+    def _must_know(self, path: str, records: list[Record], classes: tuple[str, ...]) -> None:
+        for record in records:
+            if record.label not in classes:
+                raise InputError(
+                    f"{path}: row {record.id!r} has label {record.label!r}, "
+                    f"which is not among the classes {', '.join(classes)}."
+                )
+
     def read(self, path: str) -> list[Record]:
         """Labelled records of a table, FASTA or folder."""
         from titans_seq.data.sequences import read_sequences
@@ -85,12 +119,6 @@ class SequenceSource(Choice):
             on_conflict=self.on_conflict,
         )
 
-    def read_unlabelled(self, path: str) -> list[Record]:
-        """Records of a table for prediction; labels are not asked for."""
-        from titans_seq.data.sequences import read_sequences
-
-        return read_sequences(data_file(path), sequence=self.sequence, need_labels=False)
-
     def parts(self, task: Any, seed: int) -> Parts:
         """Sequences to train on and to validate with; the classes are those of the training table."""
         records = self.read(self.train)
@@ -102,12 +130,8 @@ class SequenceSource(Choice):
             held = set(order[: max(1, round(self.share * len(records)))].tolist())
             train = [r for i, r in enumerate(records) if i not in held]
             validation = [r for i, r in enumerate(records) if i in held]
-        for record in (*train, *validation):
-            if record.label not in classes:
-                raise InputError(
-                    f"{self.validation or self.train}: row {record.id!r} has label {record.label!r}, "
-                    f"which is not among the classes {', '.join(classes)}."
-                )
+        self._must_know(self.train, train, classes)
+        self._must_know(self.validation or self.train, validation, classes)
         if len(missing := set(classes) - {r.label for r in train}):
             warn(f"{self.train}: no training row has the class {', '.join(sorted(map(str, missing)))}.")
         return Parts(
@@ -143,7 +167,7 @@ class SeriesSource(Choice):
         table = read_series(
             data_file(self.path),
             min_rows=min_rows,
-            **self.model_dump(include={"format", "time", "id", "target", "time_format", "on_duplicate", "on_gap"}),
+            **self.model_dump(include=set(READING)),
         )
         return [regular(series, table.frequency) for series in table.series], table.frequency
 
@@ -163,8 +187,8 @@ class SeriesSource(Choice):
             if not len(part):
                 rows = max(len(s.times) for s in series)
                 raise InputError(
-                    f"{self.path}: too few rows to {name}: the longest series has {rows}, of which {borders[0]} end the "
-                    f"training, validation and test parts, and a window needs {more} in its part. "
+                    f"{self.path}: too few rows to {name}: the longest series has {rows}, "
+                    f"of which {borders[0]} end the training, validation and test parts; a window needs {more}. "
                     "Give more rows, or a smaller horizon, look-back or validation part."
                 )
         known = np.concatenate([s.values[: b[0]] for s, b in zip(series, borders, strict=True)])
@@ -178,4 +202,5 @@ class SeriesSource(Choice):
         return Parts(task.model_copy(update=update), train, validation)
 
 
+SOURCES: dict[str, Any] = {"fasta": FastaSource, "sequences": SequenceSource, "series": SeriesSource}
 Source = Annotated[FastaSource | SequenceSource | SeriesSource, Field(discriminator="kind")]

@@ -94,7 +94,7 @@ def _from_text(data: bytes, name: str) -> tuple[pl.DataFrame, str]:
     text = _text(data)
     head = _head(text.lstrip(b"\n "))
     if not head.strip():
-        raise InputError(f"{name} is empty: 0 rows found. A table needs a header line and rows.")
+        raise InputError(f"{name} is empty: rows found: 0. A table needs a header line and rows.")
     separator = _separator(head)
     quoting = b'"' in text and re.search(rb"(?:\A|[\n" + separator.encode() + rb'])"', text) is not None
     text, *shape = _checked_lines(text, separator, quoting, name)
@@ -141,7 +141,7 @@ def read_with_separator(path: Path | str, judge: Judge = STRICT) -> tuple[pl.Dat
             raise InputError(f"{name} is named .parquet, but looks like CSV or other text. Name it .csv.")
         table, separator = _from_text(data, name)
     if table.is_empty():
-        raise InputError(f"{name} has a header and no rows: 0 rows found, at least 1 needed.")
+        raise InputError(f"{name} has a header and no rows: rows found: 0, rows needed: 1 at least.")
     return table, separator
 
 

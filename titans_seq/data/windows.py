@@ -15,8 +15,14 @@ class Items(Protocol):
     """What training reads: a number of items, each drawn with its own random numbers, and batches of them."""
 
     def __len__(self) -> int: ...
-    def item(self, index: int, rng: Generator | None) -> Item: ...  # no rng: as it is, for validation
-    def collate(self, items: list[Item]) -> Item: ...
+
+    def item(self, index: int, rng: Generator | None) -> Item:
+        """One item; without random numbers as it is, for validation."""
+        ...
+
+    def collate(self, items: list[Item]) -> Item:
+        """A batch of items."""
+        ...
 
 
 def reverse_complement(codes: np.ndarray) -> np.ndarray:
@@ -26,7 +32,7 @@ def reverse_complement(codes: np.ndarray) -> np.ndarray:
 
 def padded(sequences: list[np.ndarray], length: int | None = None) -> np.ndarray:
     """Codes of several lengths to (B, T) int64, padded on the right."""
-    tokens = np.full((len(sequences), length or max(1, *(len(s) for s in sequences), 1)), PAD, np.int64)
+    tokens = np.full((len(sequences), length or max(1, *(len(s) for s in sequences))), PAD, np.int64)
     for row, sequence in zip(tokens, sequences, strict=True):
         row[: len(sequence)] = sequence
     return tokens
@@ -87,7 +93,7 @@ class LabelledSequences:
         codes = self.records[index].codes
         if rng is not None and self.reverse and rng.integers(2):
             codes = reverse_complement(codes)
-        return {"tokens": codes, "label": np.int64(self.labels[index])}
+        return {"tokens": codes, "label": np.array(self.labels[index])}
 
     def collate(self, items: list[Item]) -> Item:
         """Batch of ``tokens`` (B, T), padded on the right, and ``label`` (B,), int64."""

@@ -6,16 +6,19 @@ target, in one step. So a file under its final name is always complete.
 
 import csv
 import json
+import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from titans_seq.errors import UsageError
+from titans_seq.errors import ModelError, UsageError
 from titans_seq.files import telling_disk_faults, whole_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run text that begins so
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run text that begins so
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end a row, or be obeyed by a terminal
 
 Row = dict[str, Any]
 
@@ -27,19 +30,26 @@ def check_suffix(out: Path) -> None:
 
 
 class RowFile:
-    """Rows on their way to ``out``: appended whole, cut back to a known size on resume."""
+    """Rows on their way to ``out``: appended whole, cut back to a known size on resume.
+
+    Raises:
+        ModelError: if less is there than that size.
+    """
 
     def __init__(self, out: Path, size: int = 0):
         self.out, self.part = out, out.with_name(out.name + ".part")
         with telling_disk_faults(self.part):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.part.open("r+b" if size and self.part.exists() else "wb")
+            self.file = self.part.open("ab")
+            if (there := self.file.tell()) < size:
+                self.file.close()
+                raise ModelError(
+                    f"{self.part} has {there:,} bytes of {size:,}: it was cut. Start anew with --overwrite."
+                )
             self.file.truncate(size)
-            self.file.seek(size)
 
     def write(self, rows: list[Row]) -> None:
-        """Append rows; they reach the disk with the next `settle`."""
-        lines = "".join(json.dumps(row, ensure_ascii=True, allow_nan=True) + "\n" for row in rows)
+        """Append rows; a number that is not finite becomes null. They reach the disk with the next `settle`."""
+        lines = "".join(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n" for row in rows)
         with telling_disk_faults(self.part):
             self.file.write(lines.encode())
 
@@ -61,7 +71,8 @@ class RowFile:
 
     def close(self) -> None:
         """Leave the part file for a later resume."""
-        self.file.close()
+        with telling_disk_faults(self.part):
+            self.file.close()
 
 
 def _rows(part: Path) -> Iterator[Row]:
@@ -70,8 +81,14 @@ def _rows(part: Path) -> Iterator[Row]:
             yield json.loads(line)
 
 
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _escaped(value: Any) -> Any:
-    return "'" + value if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(FORMULA) else "") + CONTROL.sub(lambda found: repr(found[0])[1:-1], value)
 
 
 def _convert(part: Path, draft: Path, suffix: str) -> int:
@@ -79,8 +96,10 @@ def _convert(part: Path, draft: Path, suffix: str) -> int:
         import polars as pl
 
         frame = pl.scan_ndjson(part, infer_schema_length=None) if part.stat().st_size else pl.LazyFrame()
-        stamps = [name for name in frame.collect_schema() if name in ("ds", "cutoff")]
-        frame.with_columns(pl.col(stamps).str.to_datetime()).sink_parquet(draft)
+        schema = frame.collect_schema()
+        stamps = [name for name in schema if name in ("ds", "cutoff")]
+        unknown = [name for name, kind in schema.items() if kind == pl.Null]  # a number that was never finite
+        frame.with_columns(pl.col(stamps).str.to_datetime(), pl.col(unknown).cast(pl.Float64)).sink_parquet(draft)
         return int(pl.scan_parquet(draft).select(pl.len()).collect().item())
     count, columns = 0, None
     with draft.open("w", encoding="utf-8", newline="") as file:
@@ -92,6 +111,6 @@ def _convert(part: Path, draft: Path, suffix: str) -> int:
                 continue
             if columns is None:
                 columns = list(row)
-                writer.writerow(columns)
+                writer.writerow(map(_escaped, columns))
             writer.writerow([_escaped(row[name]) for name in columns])
     return count

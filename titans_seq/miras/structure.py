@@ -8,7 +8,9 @@ The config schema, the operators and the tests read that list; nothing else chan
 """
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, get_args
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,8 @@ def _silu_slope(z: Tensor) -> Tensor:
     return gate * (1 + z * (1 - gate))
 
 
-ACTIVATIONS = {"gelu": (F.gelu, _gelu_slope), "silu": (F.silu, _silu_slope)}
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, tuple[Activation, Activation]] = {"gelu": (F.gelu, _gelu_slope), "silu": (F.silu, _silu_slope)}
 
 
 def _normalise(f: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,11 +55,11 @@ def _normalise(f: Tensor) -> tuple[Tensor, Tensor]:
 class Layers(Choice):
     """A memory of linear layers: everything below follows from depth, activation and norm."""
 
-    if TYPE_CHECKING:  # a subclass fixes each, as a field or as a constant
-        depth: int
-        expansion: float
-        activation: str
-        norm: bool
+    # a subclass fixes each, as a constant or as a field
+    depth: ClassVar[int]
+    expansion: ClassVar[float]
+    activation: ClassVar[str]
+    norm: ClassVar[bool]
 
     def sizes(self, d_in: int, d_out: int) -> list[tuple[int, int]]:
         """Shape (d_in, d_out) of every layer's matrix.
@@ -68,7 +71,7 @@ class Layers(Choice):
             raise ValueError(f"k + LN(f(k)) needs keys and values of one width, got {d_in} and {d_out}.")
         hidden = max(1, round(self.expansion * d_in))
         widths = [d_in, *[hidden] * (self.depth - 1), d_out]
-        return list(zip(widths[:-1], widths[1:], strict=True))
+        return list(pairwise(widths))
 
     def trace(self, weights: Weights, keys: Tensor) -> Trace:
         """Pass keys (..., T, D) through the memory, keeping what the errors need."""
@@ -132,10 +135,10 @@ class MLP(Layers):
     """
 
     kind: Literal["mlp"] = "mlp"
-    depth: int = Field(default=2, ge=1, le=8, description="Linear layers, L_M of Titans.")
-    expansion: float = Field(default=2.0, gt=0, le=16, description="Hidden width over head width.")
-    activation: Literal["gelu", "silu"] = "gelu"
-    norm: bool = Field(default=False, description="Read k + LN(f(k)) γ instead of f(k).")
+    depth: int = Field(default=2, ge=1, le=8, description="Linear layers, L_M of Titans.")  # type: ignore[misc]
+    expansion: float = Field(default=2.0, gt=0, le=16, description="Hidden width over head width.")  # type: ignore[misc]
+    activation: Literal["gelu", "silu"] = "gelu"  # type: ignore[misc]
+    norm: bool = Field(default=False, description="Read k + LN(f(k)) γ instead of f(k).")  # type: ignore[misc]
 
 
 class Matrix(Layers):

@@ -1,7 +1,5 @@
 """The page of a run, and the pictures of predictions."""
 
-from pathlib import Path
+from titans_seq.report.page import write_report
 
-
-def write_report(run: Path) -> None:
-    """Write ``report.html`` into a run folder."""
+__all__ = ["write_report"]

@@ -16,7 +16,7 @@ class Pool(NamedTuple):
     """Hidden rows summed so far."""
 
     total: Tensor  # (B, D), float32 at least
-    count: Tensor  # (B, 1) rows in it; padding is not
+    rows: Tensor  # (B, 1) rows in it; padding is not
 
 
 class PooledHead(nn.Module):
@@ -40,11 +40,11 @@ class PooledHead(nn.Module):
     def fold(self, so_far: Pool, hidden: Tensor, batch: dict[str, Tensor]) -> Pool:
         """Add one block, hidden (B, T, D)."""
         real = (batch["tokens"] != PAD)[..., None].to(so_far.total.dtype)
-        return Pool(so_far.total + (hidden * real).sum(1), so_far.count + real.sum(1))
+        return Pool(so_far.total + (hidden * real).sum(1), so_far.rows + real.sum(1))
 
     def result(self, read: Pool) -> Tensor:
         """Logits (B, C)."""
-        return self.logits(self.dropout(read.total / read.count.clamp(min=1)))
+        return self.logits(self.dropout(read.total / read.rows.clamp(min=1)))
 
 
 class Classification(Choice):
@@ -52,6 +52,7 @@ class Classification(Choice):
 
     kind: Literal["classification"] = "classification"
     field: ClassVar[str] = "genomics"
+    data: ClassVar[str] = "sequences"  # kind of source it is trained on
     monitor: ClassVar[tuple[str, int]] = ("mcc", 1)
     classes: tuple[str, ...] = Field(default=(), description="Label names in logit order; those of the data if empty.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the pooled row.")

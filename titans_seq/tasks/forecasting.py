@@ -84,6 +84,9 @@ class Window(NamedTuple):
 class ForecastHead(nn.Module):
     """Normalise and patch a window, and map what the backbone made of it to (B, H, C, Q)."""
 
+    location: Tensor
+    scale: Tensor
+
     def __init__(self, width: int, task: "Forecasting"):
         super().__init__()
         self.task = task
@@ -129,7 +132,11 @@ class ForecastHead(nn.Module):
         """Forecast (B, H, C, Q) in training standard deviations."""
         H, Q = self.task.horizon, len(self.task.output.levels)
         raw = self.steps(self.dropout(read.hidden)).float()
-        raw = raw.unflatten(-1, (H, -1, Q)) if self.task.mixing else raw.unflatten(0, (-1, self.channels)).unflatten(-1, (H, Q)).transpose(1, 2)
+        raw = (
+            raw.unflatten(-1, (H, -1, Q))
+            if self.task.mixing
+            else raw.unflatten(0, (-1, self.channels)).unflatten(-1, (H, Q)).transpose(1, 2)
+        )
         if self.shortcut is not None:
             raw = raw + self.shortcut(read.scaled.transpose(1, 2)).transpose(1, 2)[..., None]
         return self.task.output.ordered(raw) * read.scale[..., None] + read.location[..., None]
@@ -146,6 +153,7 @@ class Forecasting(Choice):
 
     kind: Literal["forecasting"] = "forecasting"
     field: ClassVar[str] = "forecast"
+    data: ClassVar[str] = "series"  # kind of source it is trained on
     monitor: ClassVar[tuple[str, int]] = ("loss", -1)
     horizon: int = Field(ge=1, le=100_000, description="Rows to forecast.")
     lookback: int = Field(default=96, ge=1, le=10_000_000, description="Rows read before them.")
@@ -169,7 +177,7 @@ class Forecasting(Choice):
             raise ValueError(f"patch {self.patch} is longer than lookback {self.lookback}")
         if (self.lookback - self.patch) % self.stride:
             raise ValueError(
-                f"patches of {self.patch} every {self.stride} rows do not end with a look-back of {self.lookback} rows: "
+                f"patches of {self.patch} every {self.stride} rows do not end with a look-back of {self.lookback}: "
                 "choose lookback = patch + a multiple of stride"
             )
         return self

@@ -16,7 +16,7 @@ class Likelihood(NamedTuple):
     """Log-likelihood of what was read so far, a row a record."""
 
     nats: Tensor  # (B,) sum of ln p of the scored bases, float64
-    count: Tensor  # (B,) scored bases; N and padding are not
+    scored: Tensor  # (B,) scored bases; N and padding are not
 
 
 class LanguageHead(nn.Module):
@@ -50,7 +50,7 @@ class LanguageHead(nn.Module):
         """Add one block, hidden (B, T, D)."""
         loglik = self.token_loglik(hidden, batch)
         return Likelihood(
-            so_far.nats + loglik.sum(1, dtype=torch.float64), so_far.count + (batch["tokens"] < N).sum(1)
+            so_far.nats + loglik.sum(1, dtype=torch.float64), so_far.scored + (batch["tokens"] < N).sum(1)
         )
 
     def result(self, read: Likelihood) -> Likelihood:
@@ -63,6 +63,7 @@ class LanguageModel(Choice):
 
     kind: Literal["language_model"] = "language_model"
     field: ClassVar[str] = "genomics"
+    data: ClassVar[str] = "fasta"  # kind of source it is trained on
     monitor: ClassVar[tuple[str, int]] = ("bits_per_nt", -1)  # the metric that says which checkpoint is best, its sign
 
     def embedding(self) -> Embedding:
@@ -75,11 +76,11 @@ class LanguageModel(Choice):
 
     def loss(self, output: Likelihood, batch: dict[str, Tensor]) -> Tensor:
         """Mean negative log-likelihood in nats a scored base."""
-        return -(output.nats.sum() / output.count.sum().clamp(min=1)).float()
+        return -(output.nats.sum() / output.scored.sum().clamp(min=1)).float()
 
     def measures(self, output: Likelihood, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """What `metrics` needs of a batch, a row a record."""
-        return {"nats": output.nats.cpu().numpy(), "count": output.count.cpu().numpy()}
+        return {"nats": output.nats.cpu().numpy(), "count": output.scored.cpu().numpy()}
 
     def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """Bits a nucleotide and perplexity over all scored bases."""
@@ -88,6 +89,6 @@ class LanguageModel(Choice):
 
     def columns(self, output: Likelihood) -> dict[str, list[float] | list[int]]:
         """Columns of the prediction file: bits a nucleotide, log-likelihood in nats, scored bases."""
-        nats, count = output.nats.tolist(), output.count.tolist()
+        nats, count = output.nats.tolist(), output.scored.tolist()
         bits = [-n / c / math.log(2) if c else math.nan for n, c in zip(nats, count, strict=True)]
         return {"bits_per_nt": bits, "log_likelihood": nats, "scored_bases": [int(c) for c in count]}

@@ -18,9 +18,13 @@ class Training(Choice):
     warmup: float = Field(default=0.1, ge=0, le=1, description="Share of the steps that the rate rises.")
     final_rate: float = Field(default=0.05, ge=0, le=1, description="Rate at the end over the largest.")
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
-    precision: Literal["32", "bf16"] = Field(default="32", description="bf16: mixed precision, the memory stays float32.")
+    precision: Literal["32", "bf16"] = Field(
+        default="32", description="bf16: mixed precision, the memory stays float32."
+    )
     freeze: bool = Field(default=False, description="Train the head alone.")
-    validate_every: int | None = Field(default=None, ge=1, description="Steps; an epoch, or a tenth of the run, if null.")
+    validate_every: int | None = Field(
+        default=None, ge=1, description="Steps; an epoch, or a tenth of the run, if null."
+    )
     patience: int | None = Field(default=None, ge=1, description="Validations without a better one before it stops.")
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between points from which a run can resume.")
     log_every: int = Field(default=10, ge=1, description="Steps between rows of metrics.csv.")

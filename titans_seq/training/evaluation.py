@@ -2,15 +2,14 @@
 
 import numpy as np
 import torch
-from torch import nn
 
+from titans_seq.checkpoint import SequenceModel, to_tensors
 from titans_seq.data.windows import Items
 from titans_seq.progress import Progress
-from titans_seq.training.order import to_tensors
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, items: Items, batch_size: int, what: str = "") -> dict[str, float]:
+def evaluate(model: SequenceModel, items: Items, batch_size: int, what: str = "") -> dict[str, float]:
     """Metrics of ``model``'s task over all items, in order, none dropped; ``what`` names the progress bar."""
     was_training = model.training
     model.eval()
@@ -21,10 +20,9 @@ def evaluate(model: nn.Module, items: Items, batch_size: int, what: str = "") ->
     with progress:
         for first in range(0, len(items), batch_size):
             rows = range(first, min(first + batch_size, len(items)))
-            batch = to_tensors(items.collate([items.item(i, None) for i in rows]))
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            batch = to_tensors(items.collate([items.item(i, None) for i in rows]), device)
             for name, values in model.task.measures(model(batch), batch).items():
                 found.setdefault(name, []).append(values)
             progress.add(len(rows))
     model.train(was_training)
-    return model.task.metrics({name: np.concatenate(parts) for name, parts in found.items()})  # type: ignore[no-any-return]
+    return model.task.metrics({name: np.concatenate(parts) for name, parts in found.items()})

@@ -9,9 +9,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.windows import Items
 from titans_seq.errors import ModelError, NumericFault
 from titans_seq.progress import Progress
@@ -27,28 +28,36 @@ EVALUATION_BATCH = 4  # times the training batch: no gradients are kept
 class SequenceModule(L.LightningModule):
     """Trains a `SequenceModel`; steps are counted from the run's start, whatever process runs them."""
 
-    def __init__(self, model: nn.Module, train: Items, validation: Items, config: Training, seed: int, run: Path):
+    model: SequenceModel
+    watch: Watch
+    progress: Progress
+    metrics: Metrics
+
+    def __init__(self, model: SequenceModel, train: Items, validation: Items, config: Training, seed: int, run: Path):
         super().__init__()
         self.model, self.items, self.validation, self.config = model, train, validation, config
         self.seed, self.run = seed, run
         self.total, self.interval = config.total(len(train)), config.interval(len(train))
-        self.name, self.sign = model.task.monitor  # type: ignore[union-attr, misc]
+        self.name, self.sign = model.task.monitor
         self.step = 0
         self.best: dict[str, float] = {}
         self.since_best = 0
         self.validated_at = 0
         self.optimizer_state: dict[str, Any] | None = None
         if config.freeze:
-            model.backbone.requires_grad_(False)  # type: ignore[union-attr, operator]
+            model.backbone.requires_grad_(False)
 
     # --- what Lightning asks for
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; vectors, gates' biases and the learned initial memories do not decay."""
-        decayed, free = [], []
+        decayed: list[Tensor] = []
+        free: list[Tensor] = []
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                plain = parameter.ndim < 2 or ".initial." in name or name.endswith(("persistent", "conv.weight", "norm"))
+                plain = (
+                    parameter.ndim < 2 or ".initial." in name or name.endswith(("persistent", "conv.weight", "norm"))
+                )
                 (free if plain else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": free, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.95))
@@ -83,7 +92,7 @@ class SequenceModule(L.LightningModule):
 
     def training_step(self, batch: tuple[int, dict[str, Tensor]], batch_idx: int) -> Tensor:
         """Loss of one batch; not finite, it ends the run before the weights move."""
-        loss: Tensor = self.model.task.loss(self.model(batch[1]), batch[1])  # type: ignore[union-attr, operator]
+        loss: Tensor = self.model.task.loss(self.model(batch[1]), batch[1])
         self.last_loss = float(loss.detach())
         if not math.isfinite(self.last_loss):
             raise NumericFault(self._fault(f"The loss is {self.last_loss}"))
@@ -171,7 +180,7 @@ class SequenceModule(L.LightningModule):
 
 
 def fit(
-    model: nn.Module, train: Items, validation: Items, config: Training, seed: int, run: Path, device: str
+    model: SequenceModel, train: Items, validation: Items, config: Training, seed: int, run: Path, device: str
 ) -> dict[str, float]:
     """Train ``model`` in place, resuming from the run's last point; it ends with the best weights.
 

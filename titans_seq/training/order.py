@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from titans_seq.data.windows import Item, Items
+from titans_seq.checkpoint import to_tensors
+from titans_seq.data.windows import Items
 
 SHUFFLE, ITEM, STEP = 1, 2, 4  # streams of random numbers under one seed (3 carves validation rows)
 
@@ -15,11 +16,6 @@ SHUFFLE, ITEM, STEP = 1, 2, 4  # streams of random numbers under one seed (3 car
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one step (dropout), whatever came before it."""
     torch.manual_seed(int(np.random.SeedSequence([seed, STEP, step, rank]).generate_state(1, np.uint64)[0] >> 1))
-
-
-def to_tensors(batch: Item) -> dict[str, Tensor]:
-    """A collated batch as tensors."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
 
 class Order(IterableDataset[tuple[int, dict[str, Tensor]]]):

@@ -1,21 +1,24 @@
 """What a run leaves for its own resume: the last point, the best weights, and the rows of ``metrics.csv``."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from titans_seq.errors import ModelError
-from titans_seq.files import whole_file
+from titans_seq.files import telling_disk_faults, whole_file
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 def save_point(file: Path, content: dict[str, Any]) -> None:
     """Write a point; the file appears whole or not at all."""
-    with whole_file(file) as draft, draft.open("wb") as out:
-        torch.save(content, out)
+    packed = io.BytesIO()  # torch tells a full disk as an error of its own; Python tells it as what it is
+    torch.save(content, packed)
+    with whole_file(file) as draft:
+        draft.write_bytes(packed.getbuffer())
 
 
 def load_point(file: Path) -> dict[str, Any]:
@@ -25,9 +28,11 @@ def load_point(file: Path) -> dict[str, Any]:
         ModelError: if the file is damaged.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler and zip reader happen to raise
-        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {error}). Start anew with --overwrite.") from None
+        raise ModelError(
+            f"{file} cannot be read ({type(error).__name__}: {error}). Start anew with --overwrite."
+        ) from None
 
 
 class Metrics:
@@ -55,5 +60,5 @@ class Metrics:
             self.names += new
             self._rewrite()
         else:
-            with self.file.open("a", newline="") as out:
+            with telling_disk_faults(self.file), self.file.open("a", newline="") as out:
                 csv.DictWriter(out, self.names, lineterminator="\n").writerow(told)

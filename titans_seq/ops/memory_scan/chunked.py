@@ -111,7 +111,7 @@ def _chunk(x: ScanInputs, co: Coefficients, rule: ScanRule, state: ScanState) ->
     new_weights, new_momentum = [], []
     for level, (w, s) in enumerate(zip(weights, momentum, strict=True)):
         new = co.keep * w - (co.write * inputs[level]).mT @ errors[level]
-        if co.push is not None:
+        if co.push is not None and co.momentum_keep is not None:
             new = new + co.push * s
             s = co.momentum_keep * s - (co.momentum_write * inputs[level]).mT @ errors[level]
         if to_initial:

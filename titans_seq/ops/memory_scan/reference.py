@@ -39,9 +39,7 @@ def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor
         weights = tuple((1 - alpha) * w + s for w, s in zip(weights, momentum, strict=True))  # M_t
         if rule.retention.towards == "initial":
             weights = tuple(w + alpha * first for w, first in zip(weights, rule.initial, strict=True))
-        rows.append(
-            rule.structure.read(weights if rule.read == "after" else before, x.q[:, :, t : t + 1], rule.gain)
-        )
+        rows.append(rule.structure.read(weights if rule.read == "after" else before, x.q[:, :, t : t + 1], rule.gain))
         offset = (offset + 1) % rule.chunk_size
     if x.eta is None:
         momentum = tuple(torch.zeros_like(s) for s in momentum)

@@ -1,0 +1,84 @@
+"""What tests through the command line share: a caller, tiny data and tiny models, each made once."""
+
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from titans_seq.cli import app
+
+Call = Callable[..., Result]
+
+
+def call(*arguments: Any, code: int = 0, stdin: str | bytes | None = None) -> Result:
+    """Run a command in this process; it ends with ``code`` and never shows a traceback."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    assert result.exit_code == code, f"exit code {result.exit_code}, not {code}:\n{result.output}"
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture(scope="session")
+def titans() -> Call:
+    return call
+
+
+def bases(count: int, seed: int) -> str:
+    return "".join(random.Random(seed).choices("ACGT", k=count))
+
+
+def hours(count: int) -> list[str]:
+    start = datetime(2024, 1, 1)
+    return [f"{start + timedelta(hours=i):%Y-%m-%d %H:%M:%S}" for i in range(count)]
+
+
+class Tiny(NamedTuple):
+    """Small data, and the options that make a model of some thousand parameters."""
+
+    fasta: Path
+    table: Path
+    wide: Path
+    long: Path
+    size: tuple[str, ...]
+    forecast: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("tiny")
+    fasta, table, wide, long = (folder / name for name in ("genome.fa", "table.csv", "wide.csv", "long.csv"))
+    fasta.write_text("".join(f">r{i}\n{bases(200 + i, i)}\n" for i in range(4)))
+    rows = [f"{bases(30, i)},{'ab'[i % 2]}" for i in range(24)]
+    table.write_text("\n".join(["sequence,label", *rows, ""]))
+    wide.write_text("\n".join(["date,a,b", *(f"{t},{i % 7}.5,{i % 5}" for i, t in enumerate(hours(80))), ""]))
+    series = [f"{name},{t},{i % 7}.5" for name in ("x", "y") for i, t in enumerate(hours(60))]
+    long.write_text("\n".join(["unique_id,ds,y", *series, ""]))
+    size = [f"backbone.{key}" for key in ("width=16", "depth=1", "heads=2")]
+    options = ["--threads", "1", *(part for setting in size for part in ("--set", setting))]
+    windows = ["--horizon", "4", "--lookback", "12", "--set", "task.patch=4", "--set", "task.stride=4"]
+    return Tiny(fasta, table, wide, long, tuple(options), tuple([*windows, *options]))
+
+
+class Models(NamedTuple):
+    """Run folders of one step of training each."""
+
+    language: Path
+    classifier: Path
+    wide: Path
+    long: Path
+
+
+@pytest.fixture(scope="session")
+def models(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    runs = Models(*(tmp_path_factory.mktemp("runs") / name for name in Models._fields))
+    once = ("--set", "training.steps=1", "--quiet")
+    call("genomics", "pretrain", tiny.fasta, "--out", runs.language, *tiny.size, *once, "--set", "data.length=64")
+    call("genomics", "finetune", tiny.table, "--out", runs.classifier, *tiny.size, *once)
+    call("forecast", "train", tiny.wide, "--out", runs.wide, *tiny.forecast, *once)
+    call("forecast", "train", tiny.long, "--out", runs.long, *tiny.forecast, *once)
+    return runs

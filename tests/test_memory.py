@@ -1,0 +1,318 @@
+"""Laws of the neural memory: causal, the same in any split, gates inside their bounds, its state a faithful file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from titans_seq.errors import ModelError
+from titans_seq.memory import (
+    CausalConv,
+    MemoryConfig,
+    MemoryState,
+    NeuralMemory,
+    load_state,
+    save_state,
+    state_tensors,
+)
+from titans_seq.miras.bias import BIASES
+from titans_seq.miras.learning import LEARNING, Momentum
+from titans_seq.miras.retention import RETENTIONS, Forgetting
+from titans_seq.miras.structure import MLP, STRUCTURES
+
+WIDTH, HEADS = 8, 2
+EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, entries of order 1
+CONFIGS = [
+    *(MemoryConfig(structure=structure(), chunk_size=8) for structure in STRUCTURES),
+    *(MemoryConfig(bias=bias(), chunk_size=8) for bias in BIASES),
+    *(MemoryConfig(retention=retention(), chunk_size=8) for retention in RETENTIONS),
+    *(MemoryConfig(learning=learning(normalised=False), chunk_size=8) for learning in LEARNING),
+    MemoryConfig(structure=MLP(norm=True, depth=3, activation="silu"), chunk_size=5, read="before"),
+    MemoryConfig(retention=Forgetting(towards="zero"), chunk_size=1, conv=1),
+]
+every_config = pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are several times slower on two threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def memory_and_input(config: MemoryConfig, length: int = 30, batch: int = 2) -> tuple[NeuralMemory, Tensor]:
+    memory = NeuralMemory(WIDTH, HEADS, config).double()
+    return memory, torch.randn(batch, length, WIDTH, dtype=torch.float64)
+
+
+def assert_states_equal(ours: MemoryState, theirs: MemoryState) -> None:
+    found, expected = state_tensors(ours), state_tensors(theirs)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, **EXACT, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@every_config
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(cuts=st.lists(st.integers(0, 30), max_size=6).map(sorted))
+def test_any_split_of_the_stream_is_one_pass(config: MemoryConfig, cuts: list[int]) -> None:
+    memory, x = memory_and_input(config)
+    whole, end = memory(x, memory.initial_state(2))
+    state, rows = memory.initial_state(2), []
+    for part in x.tensor_split(cuts, 1):
+        y, state = memory(part, state)
+        rows.append(y)
+    torch.testing.assert_close(torch.cat(rows, 1), whole, **EXACT)
+    assert_states_equal(state, end)
+    assert state.position == 30
+
+
+@every_config
+def test_the_future_does_not_reach_the_past(config: MemoryConfig) -> None:
+    memory, x = memory_and_input(config)
+    changed = x.clone()
+    changed[:, 17:] += 10
+    before, after = (memory(part, memory.initial_state(2))[0] for part in (x, changed))
+    assert torch.equal(before[:, :17], after[:, :17])
+    assert not torch.isclose(before[:, 17:], after[:, 17:]).any(-1).all()
+
+
+@every_config
+def test_rows_of_a_batch_do_not_meet(config: MemoryConfig) -> None:
+    memory, x = memory_and_input(config, batch=3)
+    together, _ = memory(x, memory.initial_state(3))
+    for row in range(3):
+        alone, _ = memory(x[row : row + 1], memory.initial_state(1))
+        torch.testing.assert_close(alone, together[row : row + 1], **EXACT)
+
+
+@every_config
+def test_gradients_reach_every_parameter(config: MemoryConfig) -> None:
+    memory, x = memory_and_input(config)
+    y, _ = memory(x, memory.initial_state(2))
+    (y * torch.randn_like(y)).sum().backward()
+    for name, parameter in memory.named_parameters():
+        assert parameter.grad is not None, f"{name} is dead"
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), f"{name} is dead"
+
+
+@every_config
+def test_both_backends_are_one_memory(config: MemoryConfig) -> None:
+    memory, x = memory_and_input(config)
+    found = [memory(x, memory.initial_state(2), backend=backend) for backend in ("chunked", "reference")]
+    torch.testing.assert_close(found[0][0], found[1][0], **EXACT)
+    assert_states_equal(found[0][1], found[1][1])
+
+
+@every_config
+def test_what_is_written_can_be_read(config: MemoryConfig) -> None:
+    """The memory is no bystander: another token in the past changes what a later one reads, beyond the convolution."""
+    memory, x = memory_and_input(config)
+    changed = x.clone()
+    changed[:, 0] = -x[:, 0]
+    before, after = (memory(part, memory.initial_state(2))[0][:, config.conv :] for part in (x, changed))
+    assert (before - after).abs().amax((1, 2)).min() > 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("learning", LEARNING)
+def test_gates_are_inside_their_bounds(learning: type[Any], dtype: torch.dtype, scale: float) -> None:
+    config = MemoryConfig(learning=learning(step=0.7), chunk_size=16)
+    memory = NeuralMemory(WIDTH, HEADS, config).to(dtype)
+    theta, alpha, eta = memory.gate_values(scale * torch.randn(3, 50, WIDTH, dtype=dtype))
+    assert theta.shape == alpha.shape == (3, HEADS, 50) and (eta is not None) == learning.momentum
+    past = torch.zeros_like(theta) if eta is None else eta
+    bound = 0.7 * (1 - past) / 16
+    assert (theta >= 0).all() and (theta <= bound * (1 + torch.finfo(dtype).eps)).all()
+    assert (alpha >= 0).all() and (alpha <= 1).all() and (past >= 0).all() and (past <= 1).all()
+
+
+def test_gates_begin_where_the_docstring_says() -> None:
+    memory = NeuralMemory(WIDTH, HEADS, MemoryConfig())
+    theta, alpha, eta = memory.gate_values(torch.zeros(1, 1, WIDTH))
+    assert eta is not None
+    torch.testing.assert_close(alpha, torch.full_like(alpha, 0.018), atol=1e-3, rtol=0)
+    torch.testing.assert_close(eta, torch.full_like(eta, 0.269), atol=1e-3, rtol=0)
+    torch.testing.assert_close(theta, 0.5 * (1 - eta) / 32)
+
+
+@pytest.mark.parametrize("config", [MemoryConfig(), MemoryConfig(structure=MLP(norm=True))], ids=["plain", "norm"])
+def test_saturated_gates_give_finite_values_and_gradients(config: MemoryConfig) -> None:
+    """Logits of ±200: α and η are 0 and 1 to the last bit in float32."""
+    memory = NeuralMemory(WIDTH, HEADS, config)
+    x = torch.randn(2, 70, WIDTH)
+    for sign in (200.0, -200.0):
+        for gate in range(3):
+            with torch.no_grad():
+                memory.gates.bias.zero_()
+                memory.gates.bias[gate::3] = sign
+            y, state = memory(x, memory.initial_state(2))
+            memory.zero_grad()
+            y.square().sum().backward()
+            assert y.isfinite().all() and all(t.isfinite().all() for t in state_tensors(state).values())
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in memory.parameters())
+
+
+def test_autocast_keeps_the_memory_in_float32() -> None:
+    memory = NeuralMemory(32, 2, MemoryConfig())
+    x = torch.randn(2, 100, 32)
+    full, _ = memory(x, memory.initial_state(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = memory(x, memory.initial_state(2))
+    assert state.scan is not None
+    assert {w.dtype for group in state.scan[:3] for w in group} == {torch.float32}
+    # bfloat16 has 8 bits, 0.4 %; five matrix products and roundings in a row: 1.3 % of the largest entry measured
+    assert (y.float() - full).abs().max() < 0.03 * full.abs().max()
+
+
+def test_convolution_is_causal_convolution() -> None:
+    conv = CausalConv(6, 4).double()
+    x = torch.randn(2, 11, 6, dtype=torch.float64)
+    y, tail = conv(x, conv.initial_tail(2))
+    padded = torch.nn.functional.pad(x.mT, (3, 0))
+    expected = torch.nn.functional.conv1d(padded, conv.weight.T[:, None], groups=6).mT
+    torch.testing.assert_close(y, expected, **EXACT)
+    assert torch.equal(tail, x[:, -3:])
+
+
+def test_retrieve_reads_as_forward_does_and_writes_nothing() -> None:
+    """With θ = 0 and α = 0 a pass of the memory is a mere read."""
+    memory, x = memory_and_input(MemoryConfig(chunk_size=8))
+    with torch.no_grad():
+        memory.gates.weight.zero_()
+        memory.gates.bias.fill_(-1000)
+    state = memory.initial_state(2)
+    y, after = memory(x, state)
+    assert state.scan is not None and state.tails is not None and after.tails is not None
+    read, tail = memory.retrieve(x, state.scan, state.tails[..., :WIDTH])
+    torch.testing.assert_close(read, y, **EXACT)
+    torch.testing.assert_close(tail, after.tails[..., :WIDTH], **EXACT)
+
+
+def test_config_round_trip() -> None:
+    for config in CONFIGS:
+        assert MemoryConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match="chunksize"):
+        MemoryConfig.model_validate({"chunksize": 8})
+    with pytest.raises(ValidationError, match="kind"):
+        MemoryConfig.model_validate({"structure": {"kind": "tensor"}})
+
+
+# the state as a file
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[NeuralMemory, MemoryState, Path]:
+    """A memory in the middle of a chunk, and its file."""
+    memory, x = memory_and_input(MemoryConfig(chunk_size=8), length=13)
+    _, state = memory(x, memory.initial_state(2))
+    save_state(state, tmp_path / "state.safetensors")
+    return memory, state, tmp_path / "state.safetensors"
+
+
+def test_a_saved_state_is_the_state(saved: tuple[NeuralMemory, MemoryState, Path]) -> None:
+    memory, state, path = saved
+    again = load_state(path, memory.initial_state(2))
+    expected = state_tensors(state)
+    for name, tensor in state_tensors(again).items():
+        assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name])
+    assert isinstance(again.position, int) and again.scan is not None and isinstance(again.scan.offset, int)
+    x = torch.randn(2, 9, WIDTH, dtype=torch.float64)
+    assert torch.equal(memory(x, again)[0], memory(x, state)[0])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MemoryConfig(structure=MLP(expansion=3.0), chunk_size=8),
+        MemoryConfig(structure=MLP(depth=1), chunk_size=8),  # fewer layers: all that it asks for is in the file
+        MemoryConfig(structure=MLP(depth=3), chunk_size=8),
+        MemoryConfig(conv=2, chunk_size=8),
+    ],
+    ids=["wider", "shallower", "deeper", "shorter convolution"],
+)
+def test_a_state_of_another_memory_is_refused(
+    saved: tuple[NeuralMemory, MemoryState, Path], config: MemoryConfig
+) -> None:
+    other = NeuralMemory(WIDTH, HEADS, config).double()
+    with pytest.raises(ModelError, match=r"state\.safetensors"):
+        load_state(saved[2], other.initial_state(2))
+
+
+def test_a_state_of_another_batch_is_refused(saved: tuple[NeuralMemory, MemoryState, Path]) -> None:
+    with pytest.raises(ModelError, match="expects"):
+        load_state(saved[2], saved[0].initial_state(3))
+
+
+def test_a_truncated_file_is_refused(saved: tuple[NeuralMemory, MemoryState, Path]) -> None:
+    memory, _, path = saved
+    whole = path.read_bytes()
+    for length in (0, 5, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError, match=r"state\.safetensors is not a memory state"):
+            load_state(path, memory.initial_state(2))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.safetensors"):
+        load_state(tmp_path / "none.safetensors", MemoryState())
+
+
+def test_a_tensor_that_is_not_finite_is_refused(saved: tuple[NeuralMemory, MemoryState, Path]) -> None:
+    memory, _, path = saved
+    tensors = load_file(path)
+    tensors["scan.weights.1"][0, 0, 0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=r"state\.safetensors: scan\.weights\.1 is not finite"):
+        load_state(path, memory.initial_state(2))
+
+
+@pytest.mark.parametrize("change", ["lacks", "adds", "vector for a number", "number for a vector"])
+def test_a_file_of_another_form_is_refused(saved: tuple[NeuralMemory, MemoryState, Path], change: str) -> None:
+    memory, _, path = saved
+    tensors = load_file(path)
+    if change == "lacks":
+        del tensors["scan.momentum.0"]
+    elif change == "adds":
+        tensors["scan.momentum.2"] = tensors["scan.momentum.1"].clone()
+    elif change == "vector for a number":
+        tensors["scan.offset"] = torch.zeros(2, dtype=torch.int64)
+    else:
+        tensors["tails"] = torch.tensor(3)
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=r"state\.safetensors"):
+        load_state(path, memory.initial_state(2))
+
+
+def test_an_interrupted_save_leaves_the_old_file(
+    saved: tuple[NeuralMemory, MemoryState, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, state, path = saved
+    before = path.read_bytes()
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", broken)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(state, path)
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_momentum_is_the_default() -> None:
+    assert isinstance(MemoryConfig().learning, Momentum)

@@ -1,0 +1,256 @@
+"""Pictures of runs and predictions, as PNG files. matplotlib's objects alone: no window system, no global state."""
+
+import csv
+import datetime
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.dates as dates
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from titans_seq.data.record import Series
+from titans_seq.files import whole_file
+
+DPI = 150
+INK, BLUE, ORANGE, GREEN, GREY = "#1f2933", "#2563a8", "#d9730d", "#2f855a", "#8a94a0"
+BANDS = {0.8: 0.18, 0.5: 0.34}  # share of the values inside, and how dense it is drawn
+LONGEST = 48  # characters of an id in a picture
+
+Spans = Sequence[tuple[int, int]]  # 0-based, half-open
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of so many inches whose parts make room for each other."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9)
+
+
+def _shown(text: str) -> str:
+    """Text of the data as a picture can show it: printable, and short."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _titled(axes: Axes, text: str) -> None:
+    # a $ in an id is no formula
+    axes.set_title(_shown(text), fontsize=10.5, loc="left", color=INK, fontweight="bold", parse_math=False)
+
+
+def _save(figure: Figure, out: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an id in a script the font lacks: boxes will do
+        with whole_file(out) as draft:
+            figure.savefig(draft, dpi=DPI, format="png")
+
+
+# --- a run
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over ``width`` neighbours, over fewer at the ends."""
+    kernel = np.ones(width)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+
+
+def _column(rows: list[dict[str, str]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the rows that have the column."""
+    found = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    steps, values = zip(*found, strict=True) if found else ((), ())
+    return np.array(steps, int), np.array(values, float)
+
+
+def training_curve(metrics: Path, out: Path, *, monitor: str, sign: int) -> None:
+    """Draw the training loss, smoothed, and below it the validation metric that chose the weights.
+
+    Args:
+        metrics: ``metrics.csv`` of a run.
+        out: PNG to write.
+        monitor: name of the metric.
+        sign: 1 if more of it is better, -1 if less is.
+    """
+    with metrics.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figure = _figure(7.2, 4.8)
+    above, below = figure.subplots(2, 1, sharex=True)
+    steps, loss = _column(rows, "train_loss")
+    width = max(1, len(loss) // 12)
+    dots = "o" if len(loss) < 3 else None
+    if width > 1:
+        above.plot(steps, loss, color=BLUE, alpha=0.3, linewidth=1, label="each logged step")
+    name = f"mean of {width} logged steps" if width > 1 else "each logged step"
+    above.plot(steps, _running_mean(loss, width), color=BLUE, linewidth=2, marker=dots, label=name)
+    above.set_ylabel("training loss", fontsize=9.5)
+    steps, score = _column(rows, f"validation_{monitor}")
+    below.plot(steps, score, color=ORANGE, linewidth=2, marker="o", markersize=3.5, label="validation")
+    if len(score):
+        best = int(np.argmax(sign * score))
+        text = f"best, {score[best]:.4g} at step {steps[best]:,}: the weights kept"
+        below.plot(steps[best], score[best], "o", markersize=9, fillstyle="none", color=INK, label=text)
+    below.set_ylabel(monitor.replace("_", " "), fontsize=9.5)
+    below.set_xlabel("step", fontsize=9.5)
+    for axes in (above, below):
+        _plain(axes)
+        axes.legend(fontsize=8.5, frameon=False)
+    _save(figure, out)
+
+
+# --- forecasts
+
+
+def _levels(rows: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    """Quantile levels of forecast rows with the names of their columns, from low to high."""
+    names = [name for name in rows[0] if name.startswith("q") and name[1:].replace(".", "", 1).isdigit()]
+    return dict(sorted((float(name[1:]), name) for name in names))
+
+
+def _quantile(rows: Sequence[Mapping[str, Any]], levels: dict[float, str], level: float) -> np.ndarray:
+    """The quantile ``level`` of each row, in a straight line between the levels there are."""
+    table = np.array([[float(row[name]) for name in levels.values()] for row in rows])
+    return np.array([np.interp(level, list(levels), values) for values in table])
+
+
+def _stamp(value: Any) -> Any:
+    """A timestamp of a prediction file: text in CSV, a datetime in Parquet."""
+    return value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
+
+
+def _draw_forecast(axes: Axes, rows: Sequence[Mapping[str, Any]], first: bool) -> None:
+    """One forecast: bands, median, and where it was issued; only the first is named in the legend."""
+    times, levels = [_stamp(row["ds"]) for row in rows], _levels(rows)
+    marker = "o" if len(rows) == 1 else None
+    if levels:
+        for share, alpha in BANDS.items():
+            low, high = 0.5 - share / 2, 0.5 + share / 2
+            if low >= min(levels) - 1e-9 and high <= max(levels) + 1e-9:
+                band = (_quantile(rows, levels, low), _quantile(rows, levels, high))
+                label = f"{share:.0%} of the values expected here" if first else None
+                axes.fill_between(times, *band, color=BLUE, alpha=alpha, linewidth=0, label=label)
+        middle, name = _quantile(rows, levels, 0.5), "forecast (median)"
+    else:
+        middle, name = np.array([float(row["mean"]) for row in rows]), "forecast"
+    axes.plot(times, middle, color=BLUE, linewidth=1.8, marker=marker, label=name if first else None)
+    if "cutoff" in rows[0]:
+        axes.axvline(_stamp(rows[0]["cutoff"]), color=GREY, linewidth=0.8, linestyle=":", label="issued" if first else None)
+
+
+def forecast_plot(
+    history: Series, rows: Sequence[Mapping[str, Any]], out: Path, *, past: int, names: Mapping[str, str] | None = None, title: str = ""
+) -> None:
+    """Draw forecasts of one series with bands of 50 % and 80 %, and what was observed before and during them.
+
+    Args:
+        history: the series, with its rows after the forecasts' origins too where they are known.
+        rows: rows of a prediction file of this series (``unique_id, ds, [cutoff,] mean, q0.1 ...``), of one origin or
+            of several that do not overlap.
+        out: PNG to write; it has a panel a channel.
+        past: rows of the history drawn before the first forecast.
+        names: label of the axis for a channel, such as its unit.
+        title: of the picture.
+    """
+    channels = list(dict.fromkeys(str(row["unique_id"]) for row in rows))
+    figure = _figure(8.4, 0.9 + 1.75 * len(channels))
+    panels = figure.subplots(len(channels), 1, sharex=True, squeeze=False)[:, 0]
+    stamps = history.times.astype("datetime64[us]").astype(object)
+    for axes, channel in zip(panels, channels, strict=True):
+        mine = [row for row in rows if str(row["unique_id"]) == channel]
+        begin, end = (np.datetime64(pick(_stamp(row["ds"]) for row in mine)) for pick in (min, max))
+        first = max(0, int(np.searchsorted(history.times, begin)) - past)
+        last = int(np.searchsorted(history.times, end, side="right"))
+        column = history.columns.index(channel) if channel in history.columns else 0
+        axes.plot(stamps[first:last], history.values[first:last, column], color=INK, linewidth=1.3, label="observed")
+        cutoffs = list(dict.fromkeys(row.get("cutoff") for row in mine))
+        for number, cutoff in enumerate(cutoffs):
+            _draw_forecast(axes, [row for row in mine if row.get("cutoff") == cutoff], first=number == 0)
+        _plain(axes)
+        _titled(axes, channel)
+        axes.set_ylabel(_shown((names or {}).get(channel, "")), fontsize=9, parse_math=False)
+        locator = dates.AutoDateLocator(maxticks=9)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+        axes.margins(x=0.01)
+    if title:
+        figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
+    _save(figure, out)
+
+
+# --- likelihood along a sequence
+
+
+def bits(loglik: np.ndarray, codes: np.ndarray, start: int, end: int) -> float:
+    """Mean bits a nucleotide of the bases A, C, G, T in [start, end); NaN where there is none."""
+    known = codes[start:end] < 4
+    return float(-loglik[start:end][known].mean() / math.log(2)) if known.any() else math.nan
+
+
+def likelihood_plot(
+    codes: np.ndarray,
+    loglik: np.ndarray,
+    out: Path,
+    *,
+    window: int = 2000,
+    spans: Mapping[str, Spans] | None = None,
+    unseen: int | None = None,
+    title: str = "",
+) -> None:
+    """Draw how well a language model predicts a sequence along it, in bits a nucleotide; stretches of N stay blank.
+
+    Args:
+        codes: (T,) the sequence, A C G T N = 0 1 2 3 4.
+        loglik: (T,) ln p of every base.
+        out: PNG to write.
+        window: bases a point of the line is the mean of.
+        spans: known stretches by label, such as coding; marked below the line, their bits compared at the side.
+        unseen: base from which on the model was not trained.
+        title: of the picture.
+    """
+    starts = np.arange(0, len(codes), window)
+    ends = np.minimum(starts + window, len(codes))
+    values = np.array([bits(loglik, codes, a, b) for a, b in zip(starts, ends, strict=True)])
+    middle = (starts + ends) / 2000
+    figure = _figure(9.6 if spans else 8.4, 3.8)
+    axes, *side = figure.subplots(1, 2 if spans else 1, width_ratios=(3, 1) if spans else None, squeeze=False)[0]
+    axes.axhline(2, color=GREY, linestyle="--", linewidth=1.2, label="2 bits: every base equally likely")
+    axes.plot(middle, values, color=BLUE, linewidth=1.3, marker=None if len(values) > 2 else "o", label=f"mean of {window:,} nt")
+    if unseen is not None and unseen < len(codes):
+        axes.axvspan(unseen / 1000, len(codes) / 1000, color=ORANGE, alpha=0.15, linewidth=0, label="not trained on")
+    known = values[np.isfinite(values)]
+    low = min(1.9, float(known.min())) if len(known) else 1.9
+    room = max(2.0, float(known.max()) if len(known) else 2.0) - low
+    for number, ((label, places), colour) in enumerate(zip((spans or {}).items(), (GREEN, ORANGE, INK, BLUE), strict=False)):
+        bars = [(a / 1000, (b - a) / 1000) for a, b in places]
+        axes.broken_barh(bars, (low - room * (0.1 + 0.07 * number), room * 0.05), color=colour, label=_shown(label))
+        _distribution(side[0], [bits(loglik, codes, a, b) for a, b in places], label, colour)
+    axes.set_xlabel("position (kb)", fontsize=9.5)
+    axes.set_ylabel("bits a nucleotide", fontsize=9.5)
+    axes.set_xlim(0, len(codes) / 1000)
+    axes.set_ylim(top=max(2.0, float(known.max()) if len(known) else 2.0) + 0.3 * room)  # room for the legend
+    axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper left")
+    _titled(axes, title)
+    _plain(axes)
+    for axes in side:
+        axes.set_xlabel("bits a nucleotide, known stretches", fontsize=9.5)
+        axes.set_ylabel("share", fontsize=9.5)
+        axes.legend(fontsize=8.5, frameon=False)
+        _plain(axes)
+    _save(figure, out)
+
+
+def _distribution(axes: Axes, values: list[float], label: str, colour: str) -> None:
+    found = np.array([v for v in values if math.isfinite(v)])
+    if len(found):
+        weights = np.full(len(found), 1 / len(found))
+        edges = np.linspace(1.5, 2.3, 41)
+        axes.hist(np.clip(found, 1.5, 2.3), edges, weights=weights, color=colour, alpha=0.5, label=f"{_shown(label)}, mean {found.mean():.3f}")
