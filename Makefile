@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# threads that spin while they wait slow a busy machine down tenfold and more
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help setup demo test soak lint clean
 

@@ -10,10 +10,11 @@ BACKBONE = {
     "width": 128,
     "depth": 2,
     "heads": 4,
+    "dropout": 0.1,
     "block": {"kind": "lmm"},
     "memory": {"chunk_size": 32, "structure": {"kind": "matrix"}},
 }
-TRAINING = {"steps": 1200, "batch_size": 64, "learning_rate": 3e-3, "validate_every": 200}
+TRAINING = {"steps": 2000, "batch_size": 64, "learning_rate": 3e-3, "validate_every": 200}
 
 
 def main() -> None:

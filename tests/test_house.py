@@ -31,18 +31,22 @@ FLOORS = [
     {"miras", "ops"},
     {"memory", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
-    {"training", "stream", "checkpoint", "data"},
-    {"run", "recipe", "report"},
+    {"training", "stream", "checkpoint", "data", "baselines"},
+    {"run", "forecast", "demo", "doctor", "recipe", "report"},
     {"cli"},
 ]
 BESIDE = {
     "files": {"errors"},
+    "signals": {"errors"},
     "resources": {"errors"},
     "ops": {"miras"},
     "backbone": {"blocks"},
     "training": {"stream", "checkpoint", "data"},
     "stream": {"checkpoint", "data"},
+    "baselines": {"data"},
     "run": {"recipe", "report"},
+    "forecast": {"recipe", "run"},
+    "demo": {"forecast", "recipe", "report", "run"},
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=-1) for room in rooms}
 # What a room may import from outside; the others may import any dependency, and data all but torch.

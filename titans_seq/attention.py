@@ -107,7 +107,9 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(rotated_q, rotated_k, v, attn_mask=mask, scale=d**-0.5)
         return y.unflatten(0, (q.shape[0], N)).transpose(1, 2)
 
-    def segment(self, x: Tensor, context: Tensor, past: tuple[Tensor, ...], length: int, prefix: Tensor, causal: bool):  # type: ignore[no-untyped-def]
+    def segment(
+        self, x: Tensor, context: Tensor, past: tuple[Tensor, ...], length: int, prefix: Tensor, causal: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Attend inside one segment to [prefix ‖ context ‖ x] (Titans, eq. 22-23 and figure 3a).
 
         Args:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from titans_seq.errors import EnvironmentFault, TitansError, UsageError
 
@@ -89,6 +91,12 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as a whole file in UTF-8."""
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def to_json(facts: Any) -> str:
+    """Facts as JSON, in which a number that is not finite is null."""
+    finite = json.loads(json.dumps(facts, default=str), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=2) + "\n"
 
 
 def clear_drafts(folder: Path, *names: str) -> None:

@@ -12,7 +12,7 @@ from titans_seq.backbone import BackboneConfig
 from titans_seq.data.sources import Source
 from titans_seq.errors import ConfigError
 from titans_seq.miras.choice import Choice
-from titans_seq.resources import find
+from titans_seq.resources import Kind, data_file, find
 from titans_seq.tasks import Task
 from titans_seq.training.config import Training
 
@@ -56,6 +56,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key should be a word")
             if key.value in seen:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {key.value!r} is there twice")
             seen.add(key.value)
@@ -96,26 +98,28 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read as a config: {error}.") from None
 
 
-def _all_keys() -> set[str]:
-    """Every key of the schema, for the nearest known one."""
-    found, todo = set(), [Recipe.model_json_schema()]
-    while todo:
-        part = todo.pop()
-        if isinstance(part, dict):
-            found |= set(part.get("properties", {}))
-            todo += part.values()
-        elif isinstance(part, list):
-            todo += part
-    return found
+def _keys_at(place: tuple[int | str, ...]) -> list[str]:
+    """Keys that the schema knows at a place; of a choice the place names the kind, as pydantic does."""
+    whole = Recipe.model_json_schema()
+    part = whole
+    for key in place:
+        kinds = part.get("discriminator", {}).get("mapping", {})
+        part = {"$ref": kinds[key]} if key in kinds else part["properties"][key]
+        while "$ref" in part:
+            part = whole["$defs"][part["$ref"].rpartition("/")[2]]
+    return list(part["properties"])
 
 
-def explain(error: ValidationError) -> str:
-    """One line a reader can act on: key, what is wrong, and the nearest known key for an unknown one."""
+def explain(error: ValidationError, at: tuple[str, ...] = ()) -> str:
+    """One line a reader can act on: key, what is wrong, and the nearest known key for an unknown one.
+
+    ``at`` is the place in a recipe of what was validated.
+    """
     told = []
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"]) or "recipe"
         if fault["type"] == "extra_forbidden":
-            near = get_close_matches(str(fault["loc"][-1]), _all_keys(), n=1)
+            near = get_close_matches(str(fault["loc"][-1]), _keys_at((*at, *fault["loc"][:-1])), n=1)
             told.append(f"{place}: unknown key" + (f", did you mean {near[0]}?" if near else ""))
         else:
             message = fault["msg"].removeprefix("Value error, ")
@@ -125,10 +129,21 @@ def explain(error: ValidationError) -> str:
     return "; ".join(told)
 
 
+def _file(kind: Kind, name: str) -> Path:
+    """The file that is given by its path, or by the name of one that travels with the package."""
+    path = Path(name)
+    return data_file(path) if path.is_file() or path.suffix in (".yaml", ".yml") else find(kind, name)
+
+
 def load_backbone_config(name: str) -> dict[str, Any]:
     """Content of a named config, or of a YAML file that describes a backbone."""
-    path = Path(name)
-    return _read_file(path if path.suffix in (".yaml", ".yml") and path.is_file() else find("configs", name))
+    file = _file("configs", name)
+    content = _read_file(file)
+    try:
+        BackboneConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{file} is not a valid backbone: {explain(error, ('backbone',))}.") from None
+    return content
 
 
 def _set(content: dict[str, Any], setting: str) -> None:
@@ -170,7 +185,7 @@ def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), n
 
 def load_recipe(path: Path, settings: tuple[str, ...] | list[str] = ()) -> Recipe:
     """Read a recipe file, or one of the shipped recipes by name."""
-    file = path if path.is_file() else find("pipelines", str(path))
+    file = _file("pipelines", str(path))
     return build(_read_file(file), settings, str(file))
 
 

@@ -30,7 +30,7 @@ from titans_seq.data.sources import SOURCES
 from titans_seq.data.windows import Items, LabelledSequences
 from titans_seq.data.write import check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError
-from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, write_text
+from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, write_text
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.resources import data_file
 from titans_seq.stream import BLOCK, Point, Steps, carried_template, prefetch, run_stream, sequence_steps
@@ -133,7 +133,7 @@ def train(
             "result": result,
             "model_sha256": sha256(out / "model" / "model.safetensors"),
         }
-        write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        write_text(out / "manifest.json", to_json(manifest))
         from titans_seq.report import write_report
 
         write_report(out)
@@ -216,7 +216,7 @@ def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict
         "data_sha256": sums,
     }
     write_text(out / "recipe.yaml", recipe.text())
-    write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(out / "manifest.json", to_json(manifest))
     (out / "checkpoints").mkdir(exist_ok=True)
     return manifest
 

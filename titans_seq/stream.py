@@ -6,7 +6,6 @@ moment and resumed gives the bytes of one that was not.
 """
 
 import json
-import math
 import queue
 import threading
 import time
@@ -20,9 +19,10 @@ from torch import Tensor
 
 from titans_seq.checkpoint import SequenceModel, to_tensors
 from titans_seq.data.fasta import Block
+from titans_seq.data.record import quoted
 from titans_seq.data.windows import BEGIN, SeriesWindows, padded
 from titans_seq.data.write import Row, RowFile
-from titans_seq.errors import InputError, ModelError
+from titans_seq.errors import InputError, ModelError, NumericFault
 from titans_seq.files import clear_drafts, whole_file
 from titans_seq.memory import fill_state, state_tensors
 from titans_seq.progress import Progress
@@ -185,8 +185,10 @@ def sequence_steps(model: SequenceModel, blocks: Iterable[Block], batch_size: in
     waiting: list[Block] = []
 
     def rows(ids: list[str], read: Any) -> list[Row]:
-        columns = model.task.columns(model.head.result(read))
-        return [{"id": name, **{c: _plain(v[i]) for c, v in columns.items()}} for i, name in enumerate(ids)]
+        output = model.head.result(read)
+        _must_be_finite(output, lambda i: f"record {quoted(ids[i])}")
+        columns = model.task.columns(output)
+        return [{"id": name, **{c: v[i] for c, v in columns.items()}} for i, name in enumerate(ids)]
 
     def flush(point: Point) -> tuple[list[Row], Point]:
         batch = _batch([b.codes for b in waiting], [BEGIN] * len(waiting), device)
@@ -223,9 +225,15 @@ def sequence_steps(model: SequenceModel, blocks: Iterable[Block], batch_size: in
         yield flush(point)
 
 
-def _plain(value: Any) -> Any:
-    """Numbers as JSON knows them: what is not a number becomes null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _must_be_finite(output: Any, called: Callable[[int], str]) -> None:
+    """Refuse what a model says, tensors (B, ...), if a number of it is not finite; ``called`` names a row."""
+    for tensor in state_tensors(output).values():
+        finite = torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
+        if not finite.all():
+            raise NumericFault(
+                f"The model's output is not finite for {called(int(finite.int().argmin()))}. Is this input like those "
+                "it was trained on? Take it out, or train with a lower training.learning_rate."
+            )
 
 
 @torch.inference_mode()
@@ -258,7 +266,9 @@ def window_steps(
     while point.done < len(windows):
         numbers = range(point.done, min(point.done + batch_size, len(windows)))
         batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]), device)
-        columns = {name: v.cpu().numpy() for name, v in model.task.columns(model(batch)).items()}
+        output = model(batch)
+        _must_be_finite(output, lambda i, first=numbers[0]: f"window {first + i + 1}")
+        columns = {name: v.cpu().numpy() for name, v in model.task.columns(output).items()}
         ready = [row for i, n in enumerate(numbers) for row in describe(n, {c: v[i] for c, v in columns.items()})]
         point = Point(numbers[-1] + 1, 0, point.tokens + batch["past"][..., 0].numel())
         yield ready, point

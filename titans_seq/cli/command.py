@@ -2,19 +2,19 @@
 
 import functools
 import inspect
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from titans_seq.errors import EnvironmentFault, TitansError, log
+from titans_seq.files import to_json
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
@@ -49,19 +49,15 @@ class _Told(logging.Handler):
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Register a function as a command: what it returns is reported, what it raises becomes message and exit code.
 
-    A command returns the mapping to report, or text with the mapping behind it.
+    A command returns the mapping to report; or text, the mapping behind it, and the exit code.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(json_: bool, quiet: bool, debug: bool, **options: Any) -> None:
             _set_up(quiet)
-            code = 1
             try:
-                _report(function(**options), as_json=json_)
-                return
-            except typer.Exit:
-                raise
+                code = _report(function(**options), as_json=json_)
             except BaseException as error:
                 if debug and not isinstance(error, BrokenPipeError):
                     raise
@@ -83,8 +79,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 def _set_up(quiet: bool) -> None:
     from titans_seq.progress import Progress
 
-    log.handlers[:] = [] if quiet else [_Told()]
-    log.propagate = True
+    # before torch is loaded: threads that spin while they wait slow a busy machine down tenfold and more
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    log.handlers[:] = [logging.NullHandler() if quiet else _Told()]
     Progress.quiet = quiet
     if hasattr(sys.stderr, "reconfigure"):
         sys.stderr.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone still gets the message
@@ -94,7 +91,6 @@ def _set_up(quiet: bool) -> None:
 def _tell(error: BaseException) -> int:
     """Print what went wrong, once, and return the exit code of the contract."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit says nothing
         return 141
     if isinstance(error, KeyboardInterrupt):
         message, code = "Stopped by SIGINT.", 130
@@ -103,8 +99,9 @@ def _tell(error: BaseException) -> int:
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         message = f"Out of memory ({error}). Lower training.batch_size, --batch-size or the length of a window."
         code = EnvironmentFault.code
-    elif isinstance(error, OSError) and error.filename is not None:
-        message, code = f"{error.filename}: {error.strerror}.", EnvironmentFault.code
+    elif isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        message, code = f"{where}{error.strerror or error}.", EnvironmentFault.code
     else:
         message = f"A bug of titans-seq: {type(error).__name__}: {error}. --debug shows where; please report it."
         code = 1
@@ -112,12 +109,14 @@ def _tell(error: BaseException) -> int:
     return code
 
 
-def _report(found: Any, *, as_json: bool) -> None:
-    if found is None:
-        return
-    text, facts = found if isinstance(found, tuple) else (_lines(found), found)
-    print(json.dumps(facts, indent=2, default=str) if as_json else text)
-    sys.stdout.flush()
+def _report(found: Any, *, as_json: bool) -> int:
+    text, facts, code = found if isinstance(found, tuple) else (_lines(found), found, 0)
+    try:
+        print(to_json(facts).rstrip() if as_json else text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit says nothing
+        raise
+    return code
 
 
 def _shown(value: Any) -> str:

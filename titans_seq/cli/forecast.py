@@ -1,7 +1,7 @@
 """``titans-seq forecast``: time series."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,12 +26,16 @@ from titans_seq.cli.genomics import Model, _sets_length
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Table = Annotated[str, typer.Argument(help="CSV, TSV or Parquet, wide (date, a, b) or long (unique_id, ds, y).")]
-Format = Annotated[str | None, typer.Option("--format", help="wide or long, when it should not be guessed.")]
+Format = Annotated[
+    Literal["wide", "long"] | None, typer.Option("--format", help="Layout, when it should not be guessed.")
+]
 Time = Annotated[str | None, typer.Option(help="Column of the timestamps.")]
 Id = Annotated[str | None, typer.Option("--id", help="Column of the series' ids, in a long table.")]
 TimeFormat = Annotated[str | None, typer.Option(help="Form of the timestamps, such as %d.%m.%Y.")]
-OnDuplicate = Annotated[str | None, typer.Option(help="Two values at one time: error, mean, first or last.")]
-OnGap = Annotated[str | None, typer.Option(help="Missing timestamps: nan or error.")]
+OnDuplicate = Annotated[
+    Literal["error", "mean", "first", "last"] | None, typer.Option(help="What two values at one time become.")
+]
+OnGap = Annotated[Literal["nan", "error"] | None, typer.Option(help="What missing timestamps become.")]
 Target = Annotated[
     list[str] | None, typer.Option(help="Column to forecast; may be repeated. All columns if not given.")
 ]
@@ -59,12 +63,13 @@ def audit(
 
     Example: titans-seq forecast audit sensors.csv
     """
-    from titans_seq.cli.top import finish_audit
+    from titans_seq.cli.top import check_new, finish_audit
     from titans_seq.data.audit import audit_series
     from titans_seq.resources import data_file
 
+    check_new(out, overwrite)
     reading = _reading(format=format, time=time, id=id, target=target, time_format=time_format)
-    return finish_audit(audit_series(data_file(table), **reading), out, strict, overwrite)
+    return finish_audit(audit_series(data_file(table), **reading), out, strict)
 
 
 @command(app)

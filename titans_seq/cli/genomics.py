@@ -37,11 +37,12 @@ def audit(
 
     Example: titans-seq genomics audit genome.fa.gz
     """
-    from titans_seq.cli.top import finish_audit
+    from titans_seq.cli.top import check_new, finish_audit
     from titans_seq.data.audit import audit_sequences
     from titans_seq.resources import data_file
 
-    return finish_audit(audit_sequences(data_file(path)), out, strict, overwrite)
+    check_new(out, overwrite)
+    return finish_audit(audit_sequences(data_file(path)), out, strict)
 
 
 @command(app)
@@ -147,11 +148,12 @@ def evaluate(
 
     Example: titans-seq genomics evaluate runs/promoters test.csv
     """
-    from titans_seq.cli.top import write_json
+    from titans_seq.cli.top import check_new, write_json
     from titans_seq.run import evaluate as run_evaluate
 
+    check_new(out, overwrite)
     found = run_evaluate(model, table, device=device, threads=threads, batch_size=batch_size, baseline=baseline)
-    write_json(found, out, overwrite)
+    write_json(found, out)
     return found
 
 

@@ -1,6 +1,5 @@
 """Commands of no field: ``demo``, ``run``, ``doctor``; and what audits of both fields share."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,23 +8,26 @@ import typer
 from titans_seq.cli.command import Device, DryRun, Overwrite, Resume, Settings, Threads, command
 
 
-def write_json(found: dict[str, Any], out: Path | None, overwrite: bool) -> None:
-    """Write a result as a JSON file, if one is asked for."""
+def check_new(out: Path | None, overwrite: bool) -> None:
+    """Refuse an output that exists before any work is done."""
     if out is not None:
-        from titans_seq.files import must_be_new, write_text
+        from titans_seq.files import must_be_new
 
         must_be_new(out, overwrite=overwrite)
-        write_text(out, json.dumps(found, indent=2, default=str) + "\n")
 
 
-def finish_audit(audit: Any, out: Path | None, strict: bool, overwrite: bool) -> Any:
+def write_json(found: dict[str, Any], out: Path | None) -> None:
+    """Write a result as a JSON file, if one is asked for."""
+    if out is not None:
+        from titans_seq.files import to_json, write_text
+
+        write_text(out, to_json(found))
+
+
+def finish_audit(audit: Any, out: Path | None, strict: bool) -> Any:
     """Write and report an audit; with ``--strict`` problems end with code 3."""
-    from titans_seq.errors import InputError
-
-    write_json(audit.as_json(), out, overwrite)
-    if strict and audit.problems:
-        raise InputError(f"{audit.text()}\n{len(audit.problems)} problems, and --strict was asked for.")
-    return audit.text(), audit.as_json()
+    write_json(audit.as_json(), out)
+    return audit.text(), audit.as_json(), 3 if strict and audit.problems else 0
 
 
 def register(app: typer.Typer) -> None:

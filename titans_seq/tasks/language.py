@@ -85,7 +85,8 @@ class LanguageModel(Choice):
     def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """Bits a nucleotide and perplexity over all scored bases."""
         bits = -float(rows["nats"].sum() / max(rows["count"].sum(), 1)) / math.log(2)
-        return {"bits_per_nt": bits, "perplexity": 2**bits, "scored_bases": float(rows["count"].sum())}
+        perplexity = 2**bits if bits < 1000 else math.inf
+        return {"bits_per_nt": bits, "perplexity": perplexity, "scored_bases": float(rows["count"].sum())}
 
     def columns(self, output: Likelihood) -> dict[str, list[float] | list[int]]:
         """Columns of the prediction file: bits a nucleotide, log-likelihood in nats, scored bases."""

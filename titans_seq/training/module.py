@@ -42,7 +42,6 @@ class SequenceModule(L.LightningModule):
         self.step = 0
         self.best: dict[str, float] = {}
         self.since_best = 0
-        self.validated_at = 0
         self.optimizer_state: dict[str, Any] | None = None
         if config.freeze:
             model.backbone.requires_grad_(False)
@@ -95,16 +94,16 @@ class SequenceModule(L.LightningModule):
         loss: Tensor = self.model.task.loss(self.model(batch[1]), batch[1])
         self.last_loss = float(loss.detach())
         if not math.isfinite(self.last_loss):
-            raise NumericFault(self._fault(f"The loss is {self.last_loss}"))
+            raise self._fault(f"The loss is {self.last_loss}", self.step + 1)
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip; a gradient that is not finite ends the run before the weights move."""
         self.last_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         if not math.isfinite(self.last_norm):
-            for name, parameter in self.model.named_parameters():
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                    raise NumericFault(self._fault(f"The gradient of {name} is not finite"))
+            gradients = ((name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None)
+            names = [f"gradient of {name}" for name, gradient in gradients if not torch.isfinite(gradient).all()]
+            raise self._fault(f"The {(names or ['norm of the gradient'])[0]} is not finite", self.step + 1)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count, log, validate, save, and look whether to stop."""
@@ -134,15 +133,20 @@ class SequenceModule(L.LightningModule):
 
     # --- our own
 
-    def _fault(self, what: str) -> str:
-        return (
-            f"{what} at step {self.step + 1} of {self.run}. The last good point is {self.run / 'checkpoints' / LAST}. "
+    def _fault(self, what: str, step: int) -> NumericFault:
+        file = self.run / "checkpoints" / LAST
+        good = f"The last good point is {file}." if file.exists() else "No point was saved before."
+        return NumericFault(
+            f"{what} at step {step} of {self.run}. {good} "
             "Lower training.learning_rate or memory.learning.step, or look at the data of this batch."
         )
 
     def _validate(self) -> dict[str, float | int]:
-        with self.trainer.precision_plugin.forward_context():
-            scores = evaluate(self.model, self.validation, EVALUATION_BATCH * self.config.batch_size)
+        try:
+            with self.trainer.precision_plugin.forward_context():
+                scores = evaluate(self.model, self.validation, EVALUATION_BATCH * self.config.batch_size)
+        except NumericFault as fault:
+            raise self._fault(f"Validation: {fault}", self.step) from None
         better = not self.best or self.sign * (scores[self.name] - self.best[self.name]) > 0
         self.since_best = 0 if better else self.since_best + 1
         if better:
@@ -151,7 +155,10 @@ class SequenceModule(L.LightningModule):
         return {f"validation_{name}": score for name, score in scores.items()}
 
     def save(self, finished: bool) -> None:
-        """Write the point from which a later process goes on."""
+        """Write the point from which a later process goes on; never one that is not finite."""
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise self._fault(f"{name} is no longer finite", self.step)
         save_point(
             self.run / "checkpoints" / LAST,
             {
@@ -203,6 +210,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # bf16 rows, float32 gain
     module = SequenceModule(model, train, validation, config, seed, run)
     if not module.restore():
         with watching() as watch, Progress("training", "steps", module.total, module.step) as progress:

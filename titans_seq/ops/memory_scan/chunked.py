@@ -11,7 +11,7 @@ needs only $X^q (x^\top G) = (X^q x^\top) G$: no weight per token is ever formed
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ class Coefficients(NamedTuple):
     """How much of each part a token reads and the chunk's end carries; (..., C, 1) or (..., C, C)."""
 
     keep: Tensor  # b, of the memory before the chunk
-    push: Tensor | None  # c, of the momentum before the chunk
+    push: Any  # c, None without momentum; of the momentum before the chunk
     write: Tensor  # A, of the tokens' gradients
     read_keep: Tensor  # the same three at the memory that is read, M_t or M_{t-1}
-    read_push: Tensor | None
+    read_push: Any
     read_write: Tensor
-    momentum_keep: Tensor | None  # e
-    momentum_write: Tensor | None  # last row of E, (..., C, 1)
+    momentum_keep: Any  # e; None without momentum
+    momentum_write: Any  # last row of E, (..., C, 1)
 
 
 def _products(log_gate: Tensor) -> Tensor:
@@ -81,11 +81,11 @@ def coefficients(alpha: Tensor, eta: Tensor | None, read: str) -> Coefficients:
     )
 
 
-def _errors(k: Tensor, v: Tensor, theta: Tensor, delta: Tensor | None, rule: ScanRule, start: Weights):  # type: ignore[no-untyped-def]
+def _errors(x: ScanInputs, rule: ScanRule, start: Weights) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     """Inputs x and errors G of every layer, at the memory ``start``; θ and the normalised step are in G."""
     structure = rule.structure
-    trace = structure.trace(start, k)
-    error = theta * rule.bias.slope(structure.finish(k, trace.output, rule.gain), v, delta)
+    trace = structure.trace(start, x.k)
+    error = x.theta * rule.bias.slope(structure.finish(x.k, trace.output, rule.gain), x.v, x.delta)
     if rule.normalised:
         error = error / structure.bearing(start, trace, rule.gain).clamp(min=1)
     return trace.inputs, structure.errors(start, trace, error, rule.gain)
@@ -94,7 +94,7 @@ def _errors(k: Tensor, v: Tensor, theta: Tensor, delta: Tensor | None, rule: Sca
 def _chunk(x: ScanInputs, co: Coefficients, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
     """Read and write one chunk, or the part of one that this call holds."""
     structure, (start, weights, momentum, offset) = rule.structure, state
-    inputs, errors = _errors(x.k, x.v, x.theta, x.delta, rule, start)
+    inputs, errors = _errors(x, rule, start)
     to_initial = rule.retention.towards == "initial"
 
     row, z = x.q, x.q
