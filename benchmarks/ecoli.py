@@ -18,7 +18,9 @@ TRAINING = {"steps": 2200, "batch_size": 8, "learning_rate": 3e-3, "validate_eve
 
 
 def cut(source: Path, target: Path, start: int, end: int | None) -> Path:
-    """Bases ``start`` to ``end`` of a FASTA of one record, as a FASTA."""
+    """Bases ``start`` to ``end`` of a FASTA of one record, as a FASTA; one that is there is taken up."""
+    if target.exists():
+        return target
     with gzip.open(source, "rt") as file:
         header, *lines = file.read().split("\n")
     with gzip.open(target, "wt") as out:

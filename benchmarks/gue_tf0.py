@@ -10,11 +10,10 @@ BACKBONE = {
     "width": 128,
     "depth": 2,
     "heads": 4,
-    "dropout": 0.1,
     "block": {"kind": "lmm"},
     "memory": {"chunk_size": 32, "structure": {"kind": "matrix"}},
 }
-TRAINING = {"steps": 2000, "batch_size": 64, "learning_rate": 3e-3, "validate_every": 200}
+TRAINING = {"steps": 1600, "batch_size": 64, "learning_rate": 3e-3, "validate_every": 200}
 
 
 def main() -> None:
@@ -28,7 +27,6 @@ def main() -> None:
                 "kind": "sequences",
                 "train": str(folder / "train.csv.gz"),
                 "validation": str(folder / "dev.csv.gz"),
-                "reverse_complement": True,
             },
             "task": {"kind": "classification"},
             "backbone": BACKBONE,

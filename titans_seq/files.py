@@ -63,7 +63,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.replace(draft, path)
             _sync(path.parent)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing is to be removed
+            draft.unlink()
 
 
 @contextmanager
@@ -132,7 +133,7 @@ def locked(lock: Path, held: Path) -> Iterator[None]:
     made = not lock.parent.exists()
     with telling_disk_faults(held):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a+", encoding="utf-8")
+        file = lock.open("a+b", buffering=0)
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,12 +142,11 @@ def locked(lock: Path, held: Path) -> Iterator[None]:
             free = False
         if not free:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode() or "another process"
             raise EnvironmentFault(f"{held} is in use by {holder}. Wait for it, or choose another --out.")
-        file.truncate(0)
-        with telling_disk_faults(held):
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        with suppress(OSError):  # on a full disk it holds all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         try:
             yield
         finally:

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 
 from titans_seq import baselines
-from titans_seq.checkpoint import SequenceModel, find
+from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series
 from titans_seq.data.series import future_times
-from titans_seq.data.sources import READING, SeriesSource
+from titans_seq.data.sources import SeriesSource
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, UsageError
-from titans_seq.recipe import load_recipe
 from titans_seq.resources import data_file
-from titans_seq.run import finished, identity, load, prepare, write
+from titans_seq.run import dry, finished, identity, load, prepare, reading_of, write
 from titans_seq.stream import window_steps
 from titans_seq.training.evaluation import evaluate
 
@@ -29,6 +28,7 @@ def predict(
     quantiles: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     device: str = "auto",
     threads: int | None = None,
     batch_size: int = 64,
@@ -45,6 +45,8 @@ def predict(
     spans = [(len(s.times) - task.horizon, len(s.times)) for s in series]
     items = SeriesWindows(series, spans, task.lookback, task.horizon)
     columns = _columns(task, quantiles)
+    if dry_run:
+        return dry(model, series=len(series), windows=len(items))
 
     def describe(number: int, forecast: dict[str, np.ndarray]) -> list[Row]:
         s, future = _place(items, number)
@@ -68,6 +70,7 @@ def backtest(
     quantiles: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     device: str = "auto",
     threads: int | None = None,
     batch_size: int = 64,
@@ -88,6 +91,8 @@ def backtest(
     spans = [(len(s.times) - behind, len(s.times)) for s in series]
     items = SeriesWindows(series, spans, task.lookback, task.horizon, step)
     columns = _columns(task, quantiles)
+    if dry_run:
+        return dry(model, series=len(series), windows=len(items))
 
     def describe(number: int, forecast: dict[str, np.ndarray]) -> list[Row]:
         s, future = _place(items, number)
@@ -146,11 +151,8 @@ def _write(
 
 def _read(source: str, model: SequenceModel, path: str, reading: dict[str, Any], rows: int) -> list[Series]:
     """Series of a table, with the columns and the frequency that the model was trained on."""
-    recipe, options = find(source).parent / "recipe.yaml", {}
-    if recipe.is_file():  # what the training table needed is likely what this one needs
-        options = load_recipe(recipe).data.model_dump(include=set(READING))
-    options |= {name: value for name, value in reading.items() if value}
-    series, frequency = SeriesSource(path=path, **options).read(min_rows=rows)
+    options = reading_of(source) | {name: value for name, value in reading.items() if value}
+    series, frequency = SeriesSource.of_file(path, **options).read(min_rows=rows)
     task = model.task
     if missing := [c for c in task.channels if c not in series[0].columns]:
         raise InputError(f"{path} lacks the column {', '.join(missing)} that the model was trained on.")
@@ -186,7 +188,7 @@ def _place(items: SeriesWindows, number: int) -> tuple[Series, range]:
 
 
 def _stamp(time: np.datetime64) -> str:
-    return str(np.datetime_as_string(time, unit="s")).replace("T", " ")
+    return str(np.datetime_as_string(time, unit="us")).replace("T", " ").removesuffix(".000000")
 
 
 def _name(series: Series, channel: int) -> str:

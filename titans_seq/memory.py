@@ -172,6 +172,8 @@ class NeuralMemory(nn.Module):
             nn.Parameter(torch.randn(heads, *size) / math.sqrt(size[0]))
             for size in config.structure.sizes(head_width, head_width)
         )
+        if not config.structure.norm:  # else it drowns in each read what a stream has written
+            self.initial[-1].data.mul_(0.1)
         # the read then has the norm of an ordinary value; with 1 it would be √D, which no value reaches
         self.gain = (
             nn.Parameter(torch.full((heads, head_width), 1 / math.sqrt(head_width))) if config.structure.norm else None

@@ -29,11 +29,11 @@ from titans_seq.data.sequences import is_fasta, read_sequences
 from titans_seq.data.sources import SOURCES
 from titans_seq.data.windows import Items, LabelledSequences
 from titans_seq.data.write import check_suffix
-from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError
+from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, TitansError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, write_text
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.resources import data_file
-from titans_seq.stream import BLOCK, Point, Steps, carried_template, prefetch, run_stream, sequence_steps
+from titans_seq.stream import Point, Steps, block_size, carried_template, prefetch, run_stream, sequence_steps
 from titans_seq.training.evaluation import evaluate as measure
 from titans_seq.training.module import fit
 
@@ -112,6 +112,8 @@ def train(
         must_be_new(out, overwrite=overwrite, resume=resume)
         manifest = _begun(recipe, out) if resume else None
         if manifest and manifest["status"] == "finished":
+            if not (out / "report.html").exists():
+                _report(out)
             return {"run": str(out), **manifest["result"], "already_finished": True}
         sums = _sums(recipe)
         backbone, task, training, validation, facts = _plan(recipe, device)
@@ -134,10 +136,14 @@ def train(
             "model_sha256": sha256(out / "model" / "model.safetensors"),
         }
         write_text(out / "manifest.json", to_json(manifest))
-        from titans_seq.report import write_report
-
-        write_report(out)
+        _report(out)
         return {"run": str(out), **facts, **result}
+
+
+def _report(out: Path) -> None:
+    from titans_seq.report import write_report  # on use: what draws takes a second to import
+
+    write_report(out)
 
 
 class _Plan(NamedTuple):
@@ -224,6 +230,32 @@ def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict
 # --- predict and evaluate
 
 
+def _data_of(source: str) -> Any:
+    """The recipe's ``data`` of a model that is a run; None for a checkpoint folder alone."""
+    recipe = find(source).parent / "recipe.yaml"
+    return load_recipe(recipe).data if recipe.is_file() else None
+
+
+def reading_of(source: str) -> dict[str, Any]:
+    """Options that the training files of a model needed, and others like them are likely to need too."""
+    data = _data_of(source)
+    return {} if data is None else data.model_dump(include=set(data.reading))
+
+
+def dry(model: SequenceModel, **facts: Any) -> dict[str, Any]:
+    """What a command reports that was asked to start nothing."""
+    count = sum(p.numel() for p in model.parameters())
+    device = next(model.parameters()).device.type
+    return {
+        "task": model.task.kind,
+        "parameters": count,
+        "weights_bytes": 4 * count,
+        "device": device,
+        **facts,
+        "dry_run": True,
+    }
+
+
 def identity(source: str, inputs: list[Path], **options: Any) -> dict[str, str]:
     """What must not change between a job and its resume."""
     sums = {f"input {path}": sha256(path) for path in inputs if path.is_file() or path.is_dir()}  # no pipe: read once
@@ -257,6 +289,7 @@ def predict(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     device: str = "auto",
     threads: int | None = None,
     batch_size: int = 64,
@@ -264,13 +297,18 @@ def predict(
     """Predict every record of a FASTA or table with a sequence model, into ``out``."""
     if finished(out, overwrite, resume):
         return {"out": str(out), "already_finished": True}
-    if resume and path == "-":
-        raise UsageError("--resume needs the input as a file: what came through stdin is gone.")
     file = data_file(path)
+    if resume and not file.is_file():
+        raise UsageError("--resume needs the input as a file: what came through stdin or a pipe is gone.")
     model = load(source, prepare(device, threads), "genomics")
+    size = block_size(model.backbone.config)
+    sequence = reading_of(source).get("sequence")
+    if dry_run:
+        lengths = [block.start + len(block.codes) for block in blocks_of(file, size, sequence) if block.last]
+        return dry(model, records=len(lengths), bases=sum(lengths))
     rows = write(
         out,
-        lambda point: sequence_steps(model, prefetch(blocks_of(file)), batch_size, point),
+        lambda point: sequence_steps(model, prefetch(blocks_of(file, size, sequence)), batch_size, point),
         identity(source, [file], batch_size=batch_size),
         resume=resume,
         template=lambda: carried_template(model),
@@ -278,15 +316,15 @@ def predict(
     return {"out": str(out), "records": rows}
 
 
-def blocks_of(path: Path) -> Iterator[Block]:
-    """Records of a FASTA, or of a table of sequences, in blocks."""
+def blocks_of(path: Path, size: int, sequence: str | None = None) -> Iterator[Block]:
+    """Records of a FASTA, or of a table with a column of sequences, in blocks of ``size`` bases."""
     if is_fasta(path) or path.is_dir():
-        yield from read_blocks(path, size=BLOCK)
+        yield from read_blocks(path, size=size)
         return
-    for number, record in enumerate(read_sequences(path, need_labels=False)):
-        starts = range(0, max(1, len(record)), BLOCK)
+    for number, record in enumerate(read_sequences(path, sequence=sequence, need_labels=False)):
+        starts = range(0, max(1, len(record)), size)
         for start in starts:
-            yield Block(number, record.id, start, record.codes[start : start + BLOCK], start == starts[-1])
+            yield Block(number, record.id, start, record.codes[start : start + size], start == starts[-1])
 
 
 def evaluate(
@@ -297,17 +335,26 @@ def evaluate(
     threads: int | None = None,
     batch_size: int = 64,
     baseline: bool = True,
+    labels: str | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
 
     A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table.
     """
     model = load(source, prepare(device, threads), "genomics")
-    items = SOURCES[model.task.data].of_file(path).evaluation(model.task)
+    beside = {"labels": labels} if labels else {}
+    items = SOURCES[model.task.data].of_file(path, **reading_of(source), **beside).evaluation(model.task)
+    if dry_run:
+        return dry(model, items=len(items))
     found: dict[str, Any] = {"items": len(items), "model": measure(model, items, batch_size, "evaluating")}
-    recipe = find(source).parent / "recipe.yaml"
-    if baseline and isinstance(items, LabelledSequences) and recipe.is_file():
-        data: Any = load_recipe(recipe).data
-        p = baselines.kmer_probabilities(data.read(data.train), items.records, model.task.classes)
+    data: Any = _data_of(source)
+    if baseline and isinstance(items, LabelledSequences) and data is not None:
+        try:
+            train = data.read(data.train)
+        except TitansError as error:  # the training table may be gone or changed since
+            warn(f"There is no baseline beside the model: {error}")
+            return found
+        p = baselines.kmer_probabilities(train, items.records, model.task.classes)
         found["kmer_logistic_regression"] = model.task.metrics({"p": p, "label": np.array(items.labels)})
     return found

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, to_tensors
 from titans_seq.data.fasta import Block
 from titans_seq.data.record import quoted
@@ -29,7 +30,7 @@ from titans_seq.progress import Progress
 from titans_seq.signals import watching
 
 SAVE_EVERY = 20.0  # seconds between points
-BLOCK = 4096  # tokens of a long record that are read at once
+BLOCK = 4096  # tokens of a long record that are read at once, or the whole segments in so many
 
 
 class Point(NamedTuple):
@@ -156,9 +157,9 @@ def run_stream(
         file.unlink()
         return count
     finally:
-        rows.close()
         if not file.exists():  # finished, or failed before there was a point to resume from
             rows.part.unlink(missing_ok=True)
+        rows.close()
 
 
 # --- sequences
@@ -166,6 +167,12 @@ def run_stream(
 
 def _batch(codes: list[np.ndarray], previous: list[int], device: torch.device) -> dict[str, Tensor]:
     return to_tensors({"tokens": padded(codes), "previous": np.array(previous, np.int64)}, device)
+
+
+def block_size(config: BackboneConfig) -> int:
+    """Bases of a long record that are read at once: whole segments, where a backbone has them."""
+    segment = getattr(config.block, "segment", 1)
+    return segment * max(1, BLOCK // segment)
 
 
 def carried_template(model: SequenceModel) -> Any:
@@ -182,11 +189,12 @@ def sequence_steps(model: SequenceModel, blocks: Iterable[Block], batch_size: in
     carried on, so that memory use does not grow with its length.
     """
     device = next(model.parameters()).device
+    padding_shows = not model.backbone.config.causal  # what stands behind a record would reach back into it
     waiting: list[Block] = []
 
     def rows(ids: list[str], read: Any) -> list[Row]:
         output = model.head.result(read)
-        _must_be_finite(output, lambda i: f"record {quoted(ids[i])}")
+        _must_be_finite(output, (f"record {quoted(name)}" for name in ids))
         columns = model.task.columns(output)
         return [{"id": name, **{c: v[i] for c, v in columns.items()}} for i, name in enumerate(ids)]
 
@@ -202,6 +210,9 @@ def sequence_steps(model: SequenceModel, blocks: Iterable[Block], batch_size: in
         if block.record < point.done or (block.record == point.done and block.start < point.inside):
             continue
         if block.start == 0 and block.last:
+            if waiting and padding_shows and len(block.codes) != len(waiting[0].codes):
+                ready, point = flush(point)
+                yield ready, point
             waiting.append(block)
             if len(waiting) == batch_size:
                 ready, point = flush(point)
@@ -225,14 +236,14 @@ def sequence_steps(model: SequenceModel, blocks: Iterable[Block], batch_size: in
         yield flush(point)
 
 
-def _must_be_finite(output: Any, called: Callable[[int], str]) -> None:
-    """Refuse what a model says, tensors (B, ...), if a number of it is not finite; ``called`` names a row."""
+def _must_be_finite(output: Any, names: Iterable[str]) -> None:
+    """Refuse what a model says, tensors (B, ...), if a number in it is not finite; each row has its name."""
     for tensor in state_tensors(output).values():
         finite = torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
         if not finite.all():
             raise NumericFault(
-                f"The model's output is not finite for {called(int(finite.int().argmin()))}. Is this input like those "
-                "it was trained on? Take it out, or train with a lower training.learning_rate."
+                f"The model's output is not finite for {list(names)[int(finite.int().argmin())]}. Is this input like "
+                "those it was trained on? Take it out, or train with a lower training.learning_rate."
             )
 
 
@@ -267,7 +278,7 @@ def window_steps(
         numbers = range(point.done, min(point.done + batch_size, len(windows)))
         batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]), device)
         output = model(batch)
-        _must_be_finite(output, lambda i, first=numbers[0]: f"window {first + i + 1}")
+        _must_be_finite(output, (f"window {n + 1}" for n in numbers))
         columns = {name: v.cpu().numpy() for name, v in model.task.columns(output).items()}
         ready = [row for i, n in enumerate(numbers) for row in describe(n, {c: v[i] for c, v in columns.items()})]
         point = Point(numbers[-1] + 1, 0, point.tokens + batch["past"][..., 0].numel())

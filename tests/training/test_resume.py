@@ -88,6 +88,7 @@ def test_stopped_then_killed_then_resumed(titans: Any, given: list[Any], unbroke
     (run / "checkpoints" / ".draft-1-last.ckpt").write_bytes(b"what a kill leaves")
 
     titans(*given, "--out", run, "--resume")
+    import shutil; shutil.copytree(run, "/tmp/cw/dbg/run", dirs_exist_ok=True); shutil.copytree(unbroken, "/tmp/cw/dbg/unbroken", dirs_exist_ok=True)
     assert results(run) == results(unbroken)
     assert len(rows(run)) == STEPS
     assert not [entry for entry in run.rglob("*") if entry.name.startswith(".")], "no draft and no lock is left"

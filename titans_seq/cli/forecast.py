@@ -143,6 +143,7 @@ def predict(
     device: Device = "auto",
     threads: Threads = None,
     batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> Any:
@@ -162,6 +163,7 @@ def predict(
         quantiles=quantiles,
         resume=resume,
         overwrite=overwrite,
+        dry_run=dry_run,
         device=device,
         threads=threads,
         batch_size=batch_size,
@@ -188,6 +190,7 @@ def backtest(
     device: Device = "auto",
     threads: Threads = None,
     batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> Any:
@@ -209,6 +212,7 @@ def backtest(
         step=step,
         resume=resume,
         overwrite=overwrite,
+        dry_run=dry_run,
         device=device,
         threads=threads,
         batch_size=batch_size,

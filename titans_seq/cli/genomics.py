@@ -136,12 +136,14 @@ def evaluate(
     model: Model,
     table: Annotated[str, typer.Argument(help="Labelled table; for a language model a FASTA.")],
     out: Annotated[Path | None, typer.Option(help="Write the metrics as JSON.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TABLE is a FASTA.")] = None,
     baseline: Annotated[
         bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")
     ] = True,
     device: Device = "auto",
     threads: Threads = None,
     batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> Any:
     """Measure a model on data it has not seen.
@@ -152,7 +154,16 @@ def evaluate(
     from titans_seq.run import evaluate as run_evaluate
 
     check_new(out, overwrite)
-    found = run_evaluate(model, table, device=device, threads=threads, batch_size=batch_size, baseline=baseline)
+    found = run_evaluate(
+        model,
+        table,
+        labels=labels,
+        device=device,
+        threads=threads,
+        batch_size=batch_size,
+        baseline=baseline,
+        dry_run=dry_run,
+    )
     write_json(found, out)
     return found
 
@@ -165,6 +176,7 @@ def predict(
     device: Device = "auto",
     threads: Threads = None,
     batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> Any:
@@ -175,5 +187,13 @@ def predict(
     from titans_seq.run import predict as run_predict
 
     return run_predict(
-        model, path, out, resume=resume, overwrite=overwrite, device=device, threads=threads, batch_size=batch_size
+        model,
+        path,
+        out,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
+        threads=threads,
+        batch_size=batch_size,
     )

@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
         """
         from titans_seq.demo import demo as run_demo
 
-        return run_demo(out, device=device, threads=threads, overwrite=overwrite)
+        return *run_demo(out, device=device, threads=threads, overwrite=overwrite), 0
 
     @command(app)
     def run(
@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
         from titans_seq.recipe import load_recipe
         from titans_seq.run import train
 
-        name = recipe.parent.name if recipe.name == "recipe.yaml" else recipe.stem
+        name = recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
         target = out or Path("runs") / name
         return train(
             load_recipe(recipe, settings or []),

@@ -1,19 +1,18 @@
 """Where a recipe's data come from: a source reads its files, fits the task to them and gives training items."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from titans_seq.data.record import Record, Series
-from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, SeriesWindows
+from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, N, SeriesWindows
 from titans_seq.errors import InputError, warn
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import data_file
 
 EVALUATION_LENGTH = 16_384  # bases that a language model reads from the start when it is measured
-READING = ("format", "time", "id", "target", "time_format", "on_duplicate", "on_gap")  # options of `read_series`
 
 
 class Parts(NamedTuple):
@@ -28,6 +27,7 @@ class FastaSource(Choice):
     """Records to model base by base; the last part of each is held out for validation."""
 
     kind: Literal["fasta"] = "fasta"
+    reading: ClassVar[tuple[str, ...]] = ()  # what another file like this one is likely to need too
     paths: tuple[str, ...] = Field(min_length=1)
     length: int = Field(default=1024, ge=2, description="Bases a training window.")
     validation: float = Field(default=0.05, gt=0, lt=1, description="Share of each record, at its end.")
@@ -38,15 +38,17 @@ class FastaSource(Choice):
         return [data_file(path) for path in self.paths]
 
     @classmethod
-    def of_file(cls, path: str) -> "FastaSource":
+    def of_file(cls, path: str, **reading: Any) -> "FastaSource":
         """The source of one file."""
-        return cls(paths=(path,))
+        return cls(paths=(path,), **reading)
 
     def evaluation(self, task: Any) -> Items:
         """Every base once, in long windows."""
         from titans_seq.data.fasta import read_fasta
 
         records = [record for file in self.files() for record in read_fasta(file) if len(record)]
+        if not any((record.codes < N).any() for record in records):
+            raise InputError(f"{', '.join(self.paths)}: no base A, C, G, T to measure on. Give other records.")
         return GenomeWindows(records, EVALUATION_LENGTH, False)
 
     def parts(self, task: Any, seed: int) -> Parts:
@@ -73,6 +75,7 @@ class SequenceSource(Choice):
     """Labelled sequences; without a validation table a share of the training rows is carved out by seed."""
 
     kind: Literal["sequences"] = "sequences"
+    reading: ClassVar[tuple[str, ...]] = ("sequence", "label")
     train: str
     validation: str | None = None
     share: float = Field(default=0.1, gt=0, lt=1, description="Share of the training rows carved out for validation.")
@@ -89,9 +92,9 @@ class SequenceSource(Choice):
         return [data_file(path) for path in (self.train, self.validation, self.labels) if path]
 
     @classmethod
-    def of_file(cls, path: str) -> "SequenceSource":
+    def of_file(cls, path: str, **reading: Any) -> "SequenceSource":
         """The source of one file; benchmarks hold a few sequences with two labels, which are told and kept."""
-        return cls(train=path, on_conflict="warn")
+        return cls(train=path, on_conflict="warn", **reading)
 
     def evaluation(self, task: Any) -> LabelledSequences:
         """Every labelled row."""
@@ -145,6 +148,15 @@ class SeriesSource(Choice):
     """Series of a table; by time, the last rows are held out for testing, those before them for validation."""
 
     kind: Literal["series"] = "series"
+    reading: ClassVar[tuple[str, ...]] = (
+        "format",
+        "time",
+        "id",
+        "target",
+        "time_format",
+        "on_duplicate",
+        "on_gap",
+    )
     path: str
     format: Literal["auto", "wide", "long"] = "auto"
     time: str | None = Field(default=None, description="Column of the timestamps; found by itself.")
@@ -160,6 +172,11 @@ class SeriesSource(Choice):
         """The files that are read."""
         return [data_file(self.path)]
 
+    @classmethod
+    def of_file(cls, path: str, **reading: Any) -> "SeriesSource":
+        """The source of one file."""
+        return cls(path=path, **reading)
+
     def read(self, min_rows: int = 2) -> tuple[list[Series], str]:
         """Evenly spaced series (gaps are missing rows) and their frequency."""
         from titans_seq.data.series import read_series, regular
@@ -167,7 +184,7 @@ class SeriesSource(Choice):
         table = read_series(
             data_file(self.path),
             min_rows=min_rows,
-            **self.model_dump(include=set(READING)),
+            **self.model_dump(include=set(self.reading)),
         )
         return [regular(series, table.frequency) for series in table.series], table.frequency
 

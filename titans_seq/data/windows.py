@@ -60,7 +60,8 @@ class GenomeWindows:
         flip = False
         if rng is not None:
             latest = max(0, len(codes) - self.length)
-            start = int(min(latest, max(0, start + rng.integers(-self.length // 2, self.length // 2 + 1))))
+            start += int(rng.integers(-self.length // 2, self.length // 2 + 1))
+            start = min(latest, max(0, start))
             flip = self.reverse and bool(rng.integers(2))
         window = codes[start : start + self.length]
         neighbour = start + len(window) if flip else start - 1

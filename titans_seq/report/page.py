@@ -63,24 +63,24 @@ def write_report(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     _, backbone, task = load_config(str(run))
-    monitor, sign = task.monitor  # type: ignore[attr-defined]
+    monitor, sign = task.monitor
     settings = {**recipe, "backbone": backbone.model_dump(mode="json")}
     data = {**settings.pop("data"), **{f"SHA-256 of {path}": value for path, value in manifest["data_sha256"].items()}}
     about = manifest["result"]
     body = [
         f"<h1>{escape(run.resolve().name)}</h1>",
-        f'<p class="lead">{escape(task.kind.replace("_", " "))}, trained in {_seconds(about["seconds"])}, '  # type: ignore[attr-defined]
+        f'<p class="lead">{escape(task.kind.replace("_", " "))}, trained in {_seconds(about["seconds"])}, '
         f"{escape(manifest['began'][:10])}</p>",
         "<h2>Best on the validation data</h2>",
         _metrics(about["validation"], monitor),
         "<h2>Training</h2>",
         _picture(run, monitor, sign),
         "<h2>Use it</h2>",
-        f"<pre>{escape(_commands(run, task.field, manifest['data_sha256']))}</pre>",  # type: ignore[attr-defined]
+        f"<pre>{escape(_commands(run, task.field, manifest['data_sha256']))}</pre>",
         "<h2>Data</h2>",
         _table(data),
         "<h2>Settings</h2>",
-        f"<details><summary>All {len(list(_flat(settings)))}; recipe.yaml repeats them</summary>{_table(settings)}</details>",
+        f"<details><summary>All of them, as in recipe.yaml</summary>{_table(settings)}</details>",
         "<h2>Where it ran</h2>",
         _table({k: v for k, v in manifest.items() if k not in ("data_sha256", "result", "schema_version")}),
     ]
@@ -96,10 +96,15 @@ def _page(title: str, body: str) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:  # as the manifest has what is not finite
+        return "not finite"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
@@ -108,7 +113,8 @@ def _metrics(scores: dict[str, float], chosen: str) -> str:
     for name in sorted(scores, key=lambda name: name != chosen):  # what chose the weights comes first
         mark = ' class="chosen"' if name == chosen else ""
         meaning = f"<small>{escape(MEANINGS[name])}</small>" if name in MEANINGS else ""
-        rows.append(f"<tr{mark}><th>{escape(name.replace('_', ' '))}</th><td>{_number(scores[name])}{meaning}</td></tr>")
+        shown = escape(name.replace("_", " "))
+        rows.append(f"<tr{mark}><th>{shown}</th><td>{_number(scores[name])}{meaning}</td></tr>")
     return f"<table>{''.join(rows)}</table>"
 
 

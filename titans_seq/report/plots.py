@@ -19,7 +19,11 @@ from titans_seq.files import whole_file
 DPI = 150
 INK, BLUE, ORANGE, GREEN, GREY = "#1f2933", "#2563a8", "#d9730d", "#2f855a", "#8a94a0"
 BANDS = {0.8: 0.18, 0.5: 0.34}  # share of the values inside, and how dense it is drawn
-LONGEST = 48  # characters of an id in a picture
+LONGEST = 80  # characters of a name in a picture
+
+KINDS = (GREEN, ORANGE, INK, BLUE)  # colours of labelled stretches
+N = 4  # codes below it are A C G T
+UNIFORM, KB = 2.0, 1000
 
 Spans = Sequence[tuple[int, int]]  # 0-based, half-open
 
@@ -29,7 +33,10 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _plain(axes: Axes) -> None:
+def _named(axes: Axes, x: str, y: str) -> None:
+    """Label the axes, and draw them plainly."""
+    axes.set_xlabel(x, fontsize=9.5, parse_math=False)
+    axes.set_ylabel(y, fontsize=9.5, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -90,17 +97,15 @@ def training_curve(metrics: Path, out: Path, *, monitor: str, sign: int) -> None
         above.plot(steps, loss, color=BLUE, alpha=0.3, linewidth=1, label="each logged step")
     name = f"mean of {width} logged steps" if width > 1 else "each logged step"
     above.plot(steps, _running_mean(loss, width), color=BLUE, linewidth=2, marker=dots, label=name)
-    above.set_ylabel("training loss", fontsize=9.5)
     steps, score = _column(rows, f"validation_{monitor}")
     below.plot(steps, score, color=ORANGE, linewidth=2, marker="o", markersize=3.5, label="validation")
     if len(score):
         best = int(np.argmax(sign * score))
         text = f"best, {score[best]:.4g} at step {steps[best]:,}: the weights kept"
         below.plot(steps[best], score[best], "o", markersize=9, fillstyle="none", color=INK, label=text)
-    below.set_ylabel(monitor.replace("_", " "), fontsize=9.5)
-    below.set_xlabel("step", fontsize=9.5)
+    _named(above, "", "training loss")
+    _named(below, "step", monitor.replace("_", " "))
     for axes in (above, below):
-        _plain(axes)
         axes.legend(fontsize=8.5, frameon=False)
     _save(figure, out)
 
@@ -134,18 +139,25 @@ def _draw_forecast(axes: Axes, rows: Sequence[Mapping[str, Any]], first: bool) -
             low, high = 0.5 - share / 2, 0.5 + share / 2
             if low >= min(levels) - 1e-9 and high <= max(levels) + 1e-9:
                 band = (_quantile(rows, levels, low), _quantile(rows, levels, high))
-                label = f"{share:.0%} of the values expected here" if first else None
+                label = f"band of {share:.0%}" if first else None
                 axes.fill_between(times, *band, color=BLUE, alpha=alpha, linewidth=0, label=label)
         middle, name = _quantile(rows, levels, 0.5), "forecast (median)"
     else:
         middle, name = np.array([float(row["mean"]) for row in rows]), "forecast"
     axes.plot(times, middle, color=BLUE, linewidth=1.8, marker=marker, label=name if first else None)
     if "cutoff" in rows[0]:
-        axes.axvline(_stamp(rows[0]["cutoff"]), color=GREY, linewidth=0.8, linestyle=":", label="issued" if first else None)
+        label = "issued" if first else None
+        axes.axvline(_stamp(rows[0]["cutoff"]), color=GREY, linewidth=0.8, linestyle=":", label=label)
 
 
 def forecast_plot(
-    history: Series, rows: Sequence[Mapping[str, Any]], out: Path, *, past: int, names: Mapping[str, str] | None = None, title: str = ""
+    history: Series,
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    past: int,
+    names: Mapping[str, str] | None = None,
+    title: str = "",
 ) -> None:
     """Draw forecasts of one series with bands of 50 % and 80 %, and what was observed before and during them.
 
@@ -172,15 +184,14 @@ def forecast_plot(
         cutoffs = list(dict.fromkeys(row.get("cutoff") for row in mine))
         for number, cutoff in enumerate(cutoffs):
             _draw_forecast(axes, [row for row in mine if row.get("cutoff") == cutoff], first=number == 0)
-        _plain(axes)
+        _named(axes, "", _shown((names or {}).get(channel, "")))
         _titled(axes, channel)
-        axes.set_ylabel(_shown((names or {}).get(channel, "")), fontsize=9, parse_math=False)
         locator = dates.AutoDateLocator(maxticks=9)
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         axes.margins(x=0.01)
     if title:
-        figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
+        figure.suptitle(_shown(title), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
     _save(figure, out)
@@ -191,7 +202,7 @@ def forecast_plot(
 
 def bits(loglik: np.ndarray, codes: np.ndarray, start: int, end: int) -> float:
     """Mean bits a nucleotide of the bases A, C, G, T in [start, end); NaN where there is none."""
-    known = codes[start:end] < 4
+    known = codes[start:end] < N
     return float(-loglik[start:end][known].mean() / math.log(2)) if known.any() else math.nan
 
 
@@ -212,45 +223,45 @@ def likelihood_plot(
         loglik: (T,) ln p of every base.
         out: PNG to write.
         window: bases a point of the line is the mean of.
-        spans: known stretches by label, such as coding; marked below the line, their bits compared at the side.
+        spans: known stretches by label, such as coding; marked below the line, and their bits compared at the side.
         unseen: base from which on the model was not trained.
         title: of the picture.
     """
-    starts = np.arange(0, len(codes), window)
-    ends = np.minimum(starts + window, len(codes))
-    values = np.array([bits(loglik, codes, a, b) for a, b in zip(starts, ends, strict=True)])
-    middle = (starts + ends) / 2000
-    figure = _figure(9.6 if spans else 8.4, 3.8)
-    axes, *side = figure.subplots(1, 2 if spans else 1, width_ratios=(3, 1) if spans else None, squeeze=False)[0]
-    axes.axhline(2, color=GREY, linestyle="--", linewidth=1.2, label="2 bits: every base equally likely")
-    axes.plot(middle, values, color=BLUE, linewidth=1.3, marker=None if len(values) > 2 else "o", label=f"mean of {window:,} nt")
-    if unseen is not None and unseen < len(codes):
-        axes.axvspan(unseen / 1000, len(codes) / 1000, color=ORANGE, alpha=0.15, linewidth=0, label="not trained on")
+    starts = range(0, len(codes), window)
+    values = np.array([bits(loglik, codes, a, a + window) for a in starts])
     known = values[np.isfinite(values)]
-    low = min(1.9, float(known.min())) if len(known) else 1.9
-    room = max(2.0, float(known.max()) if len(known) else 2.0) - low
-    for number, ((label, places), colour) in enumerate(zip((spans or {}).items(), (GREEN, ORANGE, INK, BLUE), strict=False)):
-        bars = [(a / 1000, (b - a) / 1000) for a, b in places]
-        axes.broken_barh(bars, (low - room * (0.1 + 0.07 * number), room * 0.05), color=colour, label=_shown(label))
-        _distribution(side[0], [bits(loglik, codes, a, b) for a, b in places], label, colour)
-    axes.set_xlabel("position (kb)", fontsize=9.5)
-    axes.set_ylabel("bits a nucleotide", fontsize=9.5)
-    axes.set_xlim(0, len(codes) / 1000)
-    axes.set_ylim(top=max(2.0, float(known.max()) if len(known) else 2.0) + 0.3 * room)  # room for the legend
-    axes.legend(fontsize=8.5, frameon=False, ncols=2, loc="upper left")
+    low, high = min([1.9, *known]), max([UNIFORM, *known])
+    figure = _figure(9.6, 3.8)
+    columns = 2 if spans else 1
+    axes, *side = figure.subplots(1, columns, width_ratios=(3, 1)[:columns], squeeze=False)[0]
+    axes.axhline(UNIFORM, color=GREY, linestyle="--", linewidth=1.2, label="2 bits: every base equally likely")
+    if unseen is not None and unseen < len(codes):
+        axes.axvspan(unseen / KB, len(codes) / KB, color=GREY, alpha=0.2, linewidth=0, label="not trained on")
+    middle = [(a + min(a + window, len(codes))) / 2 / KB for a in starts]
+    dots = "o" if len(values) < 3 else None
+    axes.plot(middle, values, color=BLUE, linewidth=1.3, marker=dots, label=f"mean of {window:,} nt")
+    room = high - low
+    for number, ((label, places), colour) in enumerate(zip((spans or {}).items(), KINDS, strict=False)):
+        bars = [(a / KB, (b - a) / KB) for a, b in places]
+        axes.broken_barh(bars, (low - room * (0.12 + 0.1 * number), 0.07 * room), color=colour, label=_shown(label))
+    axes.set(xlim=(0, len(codes) / KB), ylim=(None, high + 0.35 * room))  # room for the legend
+    _named(axes, "position (kb)", "bits a nucleotide")
+    axes.legend(fontsize=8.5, frameon=False, ncols=3, loc="upper left")
     _titled(axes, title)
-    _plain(axes)
-    for axes in side:
-        axes.set_xlabel("bits a nucleotide, known stretches", fontsize=9.5)
-        axes.set_ylabel("share", fontsize=9.5)
-        axes.legend(fontsize=8.5, frameon=False)
-        _plain(axes)
+    if spans:
+        found = {label: [bits(loglik, codes, a, b) for a, b in places] for label, places in spans.items()}
+        _distributions(side[0], {label: [v for v in values if math.isfinite(v)] for label, values in found.items()})
     _save(figure, out)
 
 
-def _distribution(axes: Axes, values: list[float], label: str, colour: str) -> None:
-    found = np.array([v for v in values if math.isfinite(v)])
-    if len(found):
-        weights = np.full(len(found), 1 / len(found))
-        edges = np.linspace(1.5, 2.3, 41)
-        axes.hist(np.clip(found, 1.5, 2.3), edges, weights=weights, color=colour, alpha=0.5, label=f"{_shown(label)}, mean {found.mean():.3f}")
+def _distributions(axes: Axes, values: Mapping[str, list[float]]) -> None:
+    """Histograms over the stretches of each label, with their means."""
+    edges = np.histogram_bin_edges([v for found in values.values() for v in found], bins=25).tolist()
+    for (label, found), colour in zip(values.items(), KINDS, strict=False):
+        if found:
+            name = f"{_shown(label)}, mean {np.mean(found):.3f}"
+            axes.hist(found, edges, weights=[1 / len(found)] * len(found), color=colour, alpha=0.5, label=name)
+    _named(axes, "bits a nucleotide", "share of the known stretches")
+    if any(values.values()):
+        axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(fontsize=8.5, frameon=False, loc="upper left")

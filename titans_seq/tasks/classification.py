@@ -52,8 +52,9 @@ class Classification(Choice):
 
     kind: Literal["classification"] = "classification"
     field: ClassVar[str] = "genomics"
+    causal: ClassVar[bool] = False
     data: ClassVar[str] = "sequences"  # kind of source it is trained on
-    monitor: ClassVar[tuple[str, int]] = ("mcc", 1)
+    monitor: ClassVar[tuple[str, int]] = ("log_loss", -1)  # smoother than any count of right labels
     classes: tuple[str, ...] = Field(default=(), description="Label names in logit order; those of the data if empty.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the pooled row.")
 

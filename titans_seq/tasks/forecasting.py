@@ -153,6 +153,7 @@ class Forecasting(Choice):
 
     kind: Literal["forecasting"] = "forecasting"
     field: ClassVar[str] = "forecast"
+    causal: ClassVar[bool] = False
     data: ClassVar[str] = "series"  # kind of source it is trained on
     monitor: ClassVar[tuple[str, int]] = ("loss", -1)
     horizon: int = Field(ge=1, le=100_000, description="Rows to forecast.")

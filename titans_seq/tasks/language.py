@@ -63,6 +63,7 @@ class LanguageModel(Choice):
 
     kind: Literal["language_model"] = "language_model"
     field: ClassVar[str] = "genomics"
+    causal: ClassVar[bool] = True  # no row may see a later one
     data: ClassVar[str] = "fasta"  # kind of source it is trained on
     monitor: ClassVar[tuple[str, int]] = ("bits_per_nt", -1)  # the metric that says which checkpoint is best, its sign
 

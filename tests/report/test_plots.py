@@ -1,0 +1,109 @@
+"""Pictures: PNG files that open, have the size they should, and show something, whatever the data are called."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from titans_seq.data.record import Series
+from titans_seq.report.plots import bits, forecast_plot, likelihood_plot, training_curve
+
+NAMES = ["temperature", "$\\frac{", "a\x00b\nc", "温度", "x" * 10_000, "<b>"]
+START = datetime(2024, 1, 1)
+
+
+def shown(file: Path) -> float:
+    """Share of the pixels that are not white, of a picture that is neither blank nor a blot."""
+    assert file.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    picture = imread(file)
+    assert picture.shape[0] > 300 and picture.shape[1] > 900
+    share = float((picture[..., :3].min(-1) < 0.95).mean())
+    assert 0.005 < share < 0.7
+    return share
+
+
+def history(names: list[str], hours: int = 200) -> Series:
+    times = np.array([START + timedelta(hours=i) for i in range(hours)], "datetime64[us]")
+    values = np.sin(np.arange(hours)[:, None] / 4 + np.arange(len(names)))
+    values[20:25] = np.nan
+    return Series("", times, values, tuple(names))
+
+
+def rows(names: list[str], first: int, horizon: int, levels: tuple[float, ...], cutoff: bool) -> list[dict[str, Any]]:
+    found = []
+    for name in names:
+        for h in range(horizon):
+            row: dict[str, Any] = {"unique_id": name, "ds": f"{START + timedelta(hours=first + h)}", "mean": "0.1"}
+            if cutoff:
+                row["cutoff"] = f"{START + timedelta(hours=first - 1)}"
+            found.append(row | {f"q{level:g}": str(level - 0.5) for level in levels})
+    return found
+
+
+LEVELS = tuple(round(i / 10, 1) for i in range(1, 10))
+
+
+def test_forecast_of_the_future(tmp_path: Path) -> None:
+    names = ["temperature", "pressure"]
+    out = tmp_path / "future.png"
+    future = rows(names, 200, 24, LEVELS, cutoff=False)
+    forecast_plot(history(names), future, out, past=96, names={"pressure": "hPa"}, title="T")
+    shown(out)
+
+
+def test_several_forecasts_of_the_past(tmp_path: Path) -> None:
+    out = tmp_path / "past.png"
+    found = [row for first in (100, 124, 148) for row in rows(["a"], first, 24, LEVELS, cutoff=True)]
+    forecast_plot(history(["a"]), found, out, past=48)
+    shown(out)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_names_from_the_data_do_not_break_a_picture(tmp_path: Path, name: str) -> None:
+    forecast_plot(history([name]), rows([name], 200, 5, LEVELS, cutoff=False), tmp_path / "a.png", past=20, title=name)
+    shown(tmp_path / "a.png")
+    codes = np.zeros(100, np.uint8)
+    likelihood_plot(codes, np.full(100, -1.3), tmp_path / "b.png", window=10, spans={name: [(0, 50)]}, title=name)
+    shown(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("levels", [(), (0.5,), (0.25, 0.5, 0.75)], ids=str)
+def test_a_model_with_few_quantiles_or_none(tmp_path: Path, levels: tuple[float, ...]) -> None:
+    forecast_plot(history(["a"]), rows(["a"], 200, 1, levels, cutoff=False), tmp_path / "a.png", past=10_000)
+    shown(tmp_path / "a.png")
+
+
+def test_bits_leave_out_what_is_not_known() -> None:
+    codes = np.array([0, 1, 4, 4, 2, 3], np.uint8)
+    loglik = np.log([0.25, 0.25, 1, 1, 0.5, 0.5])
+    assert bits(loglik, codes, 0, 2) == pytest.approx(2)
+    assert bits(loglik, codes, 0, 6) == pytest.approx(1.5)
+    assert np.isnan(bits(loglik, codes, 2, 4))
+
+
+@pytest.mark.parametrize("length", [1, 999, 50_000])
+def test_likelihood_of_any_length_with_gaps(tmp_path: Path, length: int) -> None:
+    codes = np.random.default_rng(0).integers(0, 4, length).astype(np.uint8)
+    codes[length // 3 : length // 2] = 4
+    loglik = np.where(codes < 4, -1.3 + 0.1 * np.sin(np.arange(length) / 3000), 0)
+    spans = {"coding": [(0, length // 9)], "intergenic": [], "gap": [(length // 3, length // 2)]}
+    out = tmp_path / "a.png"
+    likelihood_plot(codes, loglik, out, window=1000, spans=spans, unseen=length - length // 10)
+    shown(out)
+
+
+def test_a_sequence_of_n_alone_is_drawn_as_a_gap(tmp_path: Path) -> None:
+    likelihood_plot(np.full(5000, 4, np.uint8), np.zeros(5000), tmp_path / "a.png", spans={"coding": [(0, 10)]})
+    shown(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 400])
+def test_training_curve_of_any_length(tmp_path: Path, steps: int) -> None:
+    lines = ["step,train_loss,validation_mcc"]
+    lines += [f"{s},{1 / s + 0.1},{'' if s % 50 and s < steps else 1 - 1 / s}" for s in range(1, steps + 1)]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    training_curve(tmp_path / "metrics.csv", tmp_path / "a.png", monitor="mcc", sign=1)
+    shown(tmp_path / "a.png")

@@ -1,0 +1,148 @@
+"""Recipes: what is written is what is read, every key is known, and faults are told with the nearest right key."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from titans_seq import resources
+from titans_seq.errors import ConfigError
+from titans_seq.recipe import Recipe, build, differences, load_backbone_config, load_recipe, read_yaml
+
+DATA: dict[str, dict[str, Any]] = {
+    "language_model": {"kind": "fasta", "paths": ["x.fa"]},
+    "classification": {"kind": "sequences", "train": "x.csv"},
+    "forecasting": {"kind": "series", "path": "x.csv"},
+}
+BLOCKS = ["lmm", "mac", "mag", "mal", "attention"]
+
+
+def recipe(task: str = "classification", **backbone: Any) -> dict[str, Any]:
+    asked = {"kind": task} | ({"horizon": 3} if task == "forecasting" else {})
+    return {"data": DATA[task], "task": asked, "backbone": backbone}
+
+
+def whole(task: str, block: str) -> dict[str, Any]:
+    """A recipe with every key, as a run folder keeps it."""
+    content: dict[str, Any] = yaml.safe_load(build(recipe(task, block={"kind": block})).text())
+    return content
+
+
+def places(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(content, dict):
+        yield at
+        for key, value in content.items():
+            yield from places(value, (*at, key))
+
+
+@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_run_keeps_what_it_was_given(tmp_path: Path, task: str, block: str) -> None:
+    first = build(recipe(task, block={"kind": block}), ["training.learning_rate=1e-4", "seed=7"])
+    (tmp_path / "recipe.yaml").write_text(first.text())
+    again = load_recipe(tmp_path / "recipe.yaml")
+    assert again == first and again.text() == first.text()
+    assert again.training.learning_rate == 1e-4 and again.seed == 7
+
+
+@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_an_unknown_key_is_told_wherever_it_stands(task: str, block: str) -> None:
+    for place in list(places(whole(task, block))):
+        content = whole(task, block)
+        at = content
+        for part in place:
+            at = at[part]
+        known = max(at, key=len)
+        at[known + "x"] = 1
+        with pytest.raises(ConfigError, match=rf"{known}x: unknown key, did you mean {known}\?"):
+            build(content)
+
+
+@pytest.mark.parametrize("name", resources.names("configs"))
+def test_each_shipped_config_builds(name: str) -> None:
+    task = "forecasting" if name.startswith("series") else "language_model"
+    build(recipe(task) | {"backbone": name})
+
+
+@pytest.mark.parametrize("name", resources.names("pipelines"))
+def test_each_shipped_recipe_is_valid(name: str) -> None:
+    load_recipe(Path(name))
+
+
+def test_a_config_file_is_told_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("width: 16\nblock: {kind: mag, windw: 3}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml is not a valid backbone: block\.mag\.windw: unknown key, did"):
+        load_backbone_config(str(file))
+    file.write_text("width: 16\nheads: 2\n")
+    assert build(recipe() | {"backbone": str(file)}).backbone.width == 16
+
+
+def test_settings_reach_any_key() -> None:
+    sets = ["backbone.block={kind: lmm, persistent: 0}", "training.steps=5", "task.classes=[a, b]", "data.label=y"]
+    made = build(recipe() | {"backbone": "dna_tiny"}, sets)
+    assert made.backbone.block.kind == "lmm" and made.backbone.width == 96, "a named config is only changed"
+    assert made.training.steps == 5 and made.task.classes == ("a", "b") and made.data.label == "y"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E+2", 100.0),
+        ("-2.5e3", -2500.0),
+        (".5", 0.5),
+        ("1_000", 1000),
+        ("7", 7),
+        ("1e", "1e"),
+        ("'1e-3'", "1e-3"),
+        ("e3", "e3"),
+        ("null", None),
+        ("true", True),
+    ],
+)
+def test_numbers_are_read_as_they_look(text: str, value: Any) -> None:
+    assert read_yaml(f"a: {text}", "test") == {"a": value}
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=200))
+def test_any_text_is_a_mapping_or_is_explained(text: str) -> None:
+    try:
+        assert isinstance(read_yaml(text, "test.yaml"), dict)
+    except ConfigError as error:
+        assert "test.yaml" in str(error)
+
+
+def test_data_must_suit_the_task_and_the_backbone_too() -> None:
+    with pytest.raises(ConfigError, match="task classification needs data of kind sequences, not series"):
+        build(recipe() | {"data": DATA["forecasting"]})
+    printed = {"block": {"kind": "mac", "mode": "paper"}}
+    build(recipe("classification", **printed))
+    with pytest.raises(ConfigError, match=r"task language_model needs a causal backbone: its block\.mode"):
+        build(recipe("language_model", **printed))
+
+
+def test_differences_name_key_and_both_values() -> None:
+    one, other = (build(recipe(), [f"backbone.width={width}"]).model_dump(mode="json") for width in (16, 32))
+    assert differences(one, other) == ["backbone.width: 16 there, 32 now"]
+    assert differences(one, one) == []
+    assert differences({"a": 1}, {"b": {"c": 2}}) == ["a: 1 there, None now", "b: None there, {'c': 2} now"]
+
+
+def test_a_recipe_is_all_that_decides_a_run() -> None:
+    assert set(Recipe.model_fields) == {
+        "schema_version",
+        "data",
+        "task",
+        "backbone",
+        "start_from",
+        "training",
+        "seed",
+        "threads",
+    }
