@@ -78,7 +78,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     table = cut(options.data / "timeseries/ltsf/ETTh1.csv.gz", options.work / "ETTh1.csv.gz")
     data = {"kind": "series", "path": str(table), "validation": 2880, "test": 2880}
-    found: dict[str, object] = {"protocol": "look-back 96, horizon 96, 8640/2880/2880 rows, z-scored by the training rows"}
+    found: dict[str, object] = {
+        "protocol": "look-back 96, horizon 96, 8640/2880/2880 rows, z-scored by the training rows"
+    }
     runs = []
     for seed in SEEDS:
         recipe = {"data": data, "task": TASK, "backbone": BACKBONE, "training": TRAINING, "seed": seed}

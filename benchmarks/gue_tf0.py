@@ -38,7 +38,9 @@ def main() -> None:
         run = train(recipe, out)
         found = evaluate(str(out), str(folder / "test.csv.gz"), threads=options.threads, baseline=baseline is None)
         baseline = baseline or found["kmer_logistic_regression"]
-        runs.append({"seed": seed, "validation_mcc": run["validation"]["mcc"], "seconds": run["seconds"], **found["model"]})
+        runs.append(
+            {"seed": seed, "validation_mcc": run["validation"]["mcc"], "seconds": run["seconds"], **found["model"]}
+        )
     mean = float(np.mean([run["mcc"] for run in runs]))
     keep("gue_tf0", {"runs": runs, "mean_mcc": mean, "kmer_logistic_regression": baseline}, options.threads)
 

@@ -208,7 +208,7 @@ def response(memory: NeuralMemory, scan: ScanState) -> Tensor:
     rows = (B, H, 32)
     _, after = memory_scan(
         *(k.expand(*rows, D), k.expand(*rows, D), v.expand(*rows, D)),
-        *(torch.full(rows, 0.5 / 32), torch.full(rows, 0.018)),
+        *(torch.full(rows, 0.5 / 32), torch.zeros(rows)),  # no forgetting: what moves is what was learned
         initial=initial,
         gain=memory.gain,
         structure=structure,
@@ -239,7 +239,7 @@ def assert_survives(backbone: Backbone, stream: Tensor) -> None:
         for block, layer, start in zip(backbone.blocks, state.layers, first.layers, strict=True):
             if block.mixer.memory is not None:
                 fresh, late = (response(block.mixer.memory, scan) for scan in (start.scan, layer.scan))
-                assert (late > 0.02 * fresh).all() and (fresh > 0).all()  # 0.12 measured
+                assert (late > 0.1 * fresh).all() and (fresh > 0).all()  # 0.36 measured, 0.14 in the soak test
 
 
 def still_sequences() -> Tensor:

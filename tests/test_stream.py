@@ -108,6 +108,17 @@ def test_order_is_that_of_the_input(fasta: Path) -> None:
     assert [row["id"] for row in rows(make(), read_blocks(fasta, size=SIZE))] == [f"r{i}" for i in range(len(LENGTHS))]
 
 
+def test_the_number_of_threads_does_not_matter(fasta: Path) -> None:
+    model, threads = make(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = rows(model, read_blocks(fasta, size=SIZE))
+        torch.set_num_threads(2)
+        assert_alike(rows(model, read_blocks(fasta, size=SIZE)), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_a_model_whose_output_is_not_finite_names_the_record(fasta: Path) -> None:
     model = make()
     with torch.no_grad():
@@ -337,6 +348,28 @@ def test_a_table_is_predicted_row_by_row(titans: Any, models: Any, tiny: Any, tm
     titans("genomics", "predict", models.classifier, tiny.table, "--out", tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == [str(i) for i in range(1, 25)]
+
+
+def test_a_stopped_backtest_goes_on(
+    titans: Any, models: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = stream.window_steps
+
+    def signalled(*arguments: Any) -> Steps:
+        for number, step in enumerate(steps(*arguments)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield step
+
+    given = ["forecast", "backtest", models.wide, tiny.wide, "--windows", 5, "--batch-size", 1]
+    titans(*given, "--out", tmp_path / "whole.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr("titans_seq.forecast.window_steps", signalled)
+        titans(*given, "--out", tmp_path / "out.jsonl", code=130)
+    assert point_of(tmp_path / "out.jsonl") == (4, 0)
+    titans(*given, "--out", tmp_path / "out.jsonl", "--resume")
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5 * 2 * 4, "windows, columns, steps"
 
 
 # --- the reader's thread

@@ -49,7 +49,7 @@ class Bench(NamedTuple):
     device: str
     threads: int | None
 
-    def tell(self, what: str, *words: str | Path) -> None:
+    def tell(self, what: str, *words: Any) -> None:
         """Say what comes, and the command line that does the same."""
         if not Progress.quiet:
             line = f"\n  $ titans-seq {shlex.join(map(str, words))}" if words else ""
@@ -116,11 +116,11 @@ def _genomics(bench: Bench) -> dict[str, Any]:
     bench.train("demo_finetune", "Fine-tune it: is a window of 120 bases coding or intergenic?", classifier, backbone)
 
     model, predictions, scores = str(classifier), bench.out / "predictions.csv", bench.out / "scores.json"
-    words = ("genomics", "predict", model, NEW_WINDOWS, "--out", predictions)
-    bench.tell("Predict windows from another part of the chromosome.", *words)
+    what = "Predict windows from another part of the chromosome."
+    bench.tell(what, "genomics", "predict", model, NEW_WINDOWS, "--out", predictions)
     predict(model, NEW_WINDOWS, predictions, overwrite=True, **bench.options)
-    words = ("genomics", "evaluate", model, NEW_WINDOWS, "--out", scores)
-    bench.tell("Score these, beside k-mer logistic regression.", *words)
+    what = "Score these, beside k-mer logistic regression."
+    bench.tell(what, "genomics", "evaluate", model, NEW_WINDOWS, "--out", scores)
     found = evaluate(model, NEW_WINDOWS, **bench.options)
     write_text(scores, to_json(found))
     return found
@@ -157,12 +157,12 @@ def _weather(bench: Bench) -> dict[str, Any]:
     data: Any = bench.train("demo_forecast", "Train a forecaster of the next 24 hours on New York weather.", run).data
     days = int(data.test) // HOURS
     file, scores, future = out / "backtest.csv", out / "backtest.json", out / "forecast.csv"
-    words = ("forecast", "backtest", run, WEATHER, "--windows", str(days), "--out", file)
-    bench.tell(f"Forecast each of the last {days} days, which training never saw, beside seasonal naive.", *words)
+    what = f"Forecast each of the last {days} days, which training never saw, beside seasonal naive."
+    bench.tell(what, "forecast", "backtest", run, WEATHER, "--windows", days, "--out", file)
     found = forecast.backtest(str(run), WEATHER, file, windows=days, overwrite=True, **bench.options)
     write_text(scores, to_json(found))
-    words = ("forecast", "predict", run, WEATHER, "--out", future)
-    bench.tell("Forecast the 24 hours after the table's end.", *words)
+    what = "Forecast the 24 hours after the table's end."
+    bench.tell(what, "forecast", "predict", run, WEATHER, "--out", future)
     forecast.predict(str(run), WEATHER, future, overwrite=True, **bench.options)
 
     history, rows = data.read()[0][0], _rows(file)

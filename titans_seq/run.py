@@ -110,7 +110,7 @@ def train(
         return {"run": str(out), **_plan(recipe, device).facts, "dry_run": True}
     with locked(out / LOCK, out):
         must_be_new(out, overwrite=overwrite, resume=resume)
-        manifest = _begun(recipe, out) if resume else None
+        manifest = _begun(recipe, out, device) if resume else None
         if manifest and manifest["status"] == "finished":
             if not (out / "report.html").exists():
                 _report(out)
@@ -190,7 +190,7 @@ def _clear(out: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
-def _begun(recipe: Recipe, out: Path) -> dict[str, Any] | None:
+def _begun(recipe: Recipe, out: Path, device: str) -> dict[str, Any] | None:
     """Manifest of a run that was begun in ``out``, if one was, with this recipe and these data."""
     file = out / "recipe.yaml"
     if not file.is_file() or not (out / "manifest.json").is_file():
@@ -202,7 +202,21 @@ def _begun(recipe: Recipe, out: Path) -> dict[str, Any] | None:
     manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     if changed := differences(manifest["data_sha256"], _sums(recipe)):
         raise InputError(f"{out} was begun with other data; sums: {'; '.join(changed)}. Bring the old data back.")
+    here = _circumstances(device)
+    changed = differences({key: manifest.get(key) for key in here}, here)
+    if changed and manifest["status"] != "finished":
+        warn(f"{out} was begun under other circumstances and will not repeat bit for bit: {'; '.join(changed)}.")
     return manifest
+
+
+def _circumstances(device: str) -> dict[str, Any]:
+    """What the numbers of a run depend on beside its recipe and data."""
+    return {
+        "titans_seq": __version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict[str, Any]:
@@ -212,12 +226,9 @@ def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict
         "status": "running",
         "command": sys.argv,
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "titans_seq": __version__,
-        "torch": torch.__version__,
+        **_circumstances(device),
         "python": platform.python_version(),
         "machine": platform.platform(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "threads": torch.get_num_threads(),
         "seed": recipe.seed,
         "data_sha256": sums,
     }

@@ -101,7 +101,7 @@ def test_the_bound_is_exact_for_a_matrix_memory_and_1_for_a_key_of_norm_1() -> N
 
 @every_structure
 def test_a_step_divided_by_the_bound_does_not_overshoot_its_token(structure: Layers) -> None:
-    """θ = 1/2 meets the value of a linear memory; divided by the bound no memory misses by more, however large it is."""
+    """θ = 1/2 meets the value of a linear memory; divided by the bound no memory misses by more, however large."""
     for scale in (0.1, 1.0, 5.0):
         weights, gain = memory(structure, scale)
         k = F.normalize(torch.randn(1, D, dtype=torch.float64), dim=-1)

@@ -130,7 +130,9 @@ def test_seasonal_naive_repeats_the_last_season_and_looks_further_back_where_it_
     assert errors(task, items, found[None]) == {"mse": 0.0, "mae": 0.0}
 
 
-@pytest.mark.parametrize(("frequency", "season"), [("1h", 24), ("15m", 96), ("10m", 144), ("1d", 7), ("1w", 52), ("1mo", 12)])
+@pytest.mark.parametrize(
+    ("frequency", "season"), [("1h", 24), ("15m", 96), ("10m", 144), ("1d", 7), ("1w", 52), ("1mo", 12)]
+)
 def test_season_of_a_frequency(frequency, season):
     assert season_of(frequency) == season
 

@@ -48,7 +48,9 @@ def test_padding_does_not_change_a_record():
 
 def test_the_first_base_is_scored_from_the_beginning_alone():
     with torch.no_grad():
-        first = [model().head.token_loglik(model().backbone(torch.tensor([[BEGIN]]))[0], batch([[b]])) for b in range(4)]
+        first = [
+            model().head.token_loglik(model().backbone(torch.tensor([[BEGIN]]))[0], batch([[b]])) for b in range(4)
+        ]
     assert math.isclose(sum(float(p.exp()) for p in first), 1.0, rel_tol=1e-6)
 
 

@@ -87,8 +87,7 @@ def test_stopped_then_killed_then_resumed(titans: Any, given: list[Any], unbroke
     assert not (run / "model").exists() and json.loads((run / "manifest.json").read_text())["status"] == "running"
     (run / "checkpoints" / ".draft-1-last.ckpt").write_bytes(b"what a kill leaves")
 
-    titans(*given, "--out", run, "--resume")
-    import shutil; shutil.copytree(run, "/tmp/cw/dbg/run", dirs_exist_ok=True); shutil.copytree(unbroken, "/tmp/cw/dbg/unbroken", dirs_exist_ok=True)
+    assert "warning" not in titans(*given, "--out", run, "--resume").stderr
     assert results(run) == results(unbroken)
     assert len(rows(run)) == STEPS
     assert not [entry for entry in run.rglob("*") if entry.name.startswith(".")], "no draft and no lock is left"
@@ -174,6 +173,24 @@ def test_resume_with_another_recipe(
 ) -> None:
     told = titans(*given, *options, "--out", unbroken, "--resume", code=4).stderr
     assert says in told and f"{unbroken} was begun with another recipe" in told
+
+
+def test_resume_under_other_circumstances_is_doubted(
+    titans: Any, given: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    save = SequenceModule.save
+
+    def stops(self: SequenceModule, finished: bool) -> None:
+        save(self, finished)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SequenceModule, "save", stops)
+        titans(*given, "--out", run, code=130)
+    monkeypatch.setattr("titans_seq.run.__version__", "99.0")
+    told = titans(*given, "--out", run, "--resume").stderr
+    assert told.count("warning:") == 1 and "will not repeat bit for bit: titans_seq: " in told and "'99.0' now" in told
 
 
 def test_resume_with_other_data(titans: Any, tiny: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from titans_seq.data.record import Record, Series
+from titans_seq.data.record import Record, Series, quoted
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, N, SeriesWindows
 from titans_seq.errors import InputError, warn
 from titans_seq.miras.choice import Choice
@@ -64,6 +64,9 @@ class FastaSource(Choice):
             raise InputError(
                 f"{', '.join(self.paths)}: too few bases A, C, G, T to train on and validate with. Give longer records."
             )
+        if short := [t.id for t, v in zip(train, validation, strict=True) if len(v) and not len(t)]:
+            records = "1 record is" if len(short) == 1 else f"{len(short):,} records are"
+            warn(f"{', '.join(self.paths)}: {records} of one base and not trained on; first {quoted(short[0])}.")
         return Parts(
             task,
             GenomeWindows([r for r in train if len(r)], self.length, self.reverse_complement),

@@ -20,14 +20,15 @@ body { max-width: 46rem; margin: 0 auto; padding: 1rem; font: 16px/1.55 system-u
 h1 { font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; margin: .5rem 0; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; border-bottom: 2px solid #e4e7eb; padding-bottom: .25rem; }
 p.lead { color: #52606d; margin: 0; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; }
+table { border-collapse: collapse; width: 100%; table-layout: fixed; font-size: .93rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e4e7eb; }
-th { font-weight: 500; color: #52606d; width: 36%; }
-td { overflow-wrap: anywhere; }
+th, td { overflow-wrap: anywhere; }
+th { font-weight: 500; color: #52606d; width: 42%; }
 td small { color: #7b8794; display: block; }
 tr.chosen th, tr.chosen td { font-weight: 700; color: #1f2933; }
 img { max-width: 100%; height: auto; }
-pre { background: #f5f7fa; padding: .75rem; border-radius: .4rem; overflow-x: auto; font-size: .85rem; }
+pre { background: #f5f7fa; padding: .75rem; border-radius: .4rem; font-size: .82rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: #52606d; margin-top: 1rem; }
 """
 
@@ -65,7 +66,8 @@ def write_report(run: Path) -> None:
     _, backbone, task = load_config(str(run))
     monitor, sign = task.monitor
     settings = {**recipe, "backbone": backbone.model_dump(mode="json")}
-    data = {**settings.pop("data"), **{f"SHA-256 of {path}": value for path, value in manifest["data_sha256"].items()}}
+    sums = {f"SHA-256 of {Path(path).name}": value for path, value in manifest["data_sha256"].items()}
+    data = {**settings.pop("data"), **sums}
     about = manifest["result"]
     body = [
         f"<h1>{escape(run.resolve().name)}</h1>",
@@ -119,14 +121,14 @@ def _metrics(scores: dict[str, float], chosen: str) -> str:
 
 
 def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Keys of a nested mapping with dots between, and their values as text."""
+    """Keys of a nested mapping with dots between, and their values as text; what is not set is left out."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{key}.")
         elif isinstance(value, list):
             yield f"{before}{key}", " ".join(map(str, value))
-        else:
-            yield f"{before}{key}", "–" if value is None else str(value)
+        elif value is not None:
+            yield f"{before}{key}", str(value)
 
 
 def _table(values: dict[str, Any]) -> str:

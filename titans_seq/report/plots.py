@@ -19,7 +19,7 @@ from titans_seq.files import whole_file
 DPI = 150
 INK, BLUE, ORANGE, GREEN, GREY = "#1f2933", "#2563a8", "#d9730d", "#2f855a", "#8a94a0"
 BANDS = {0.8: 0.18, 0.5: 0.34}  # share of the values inside, and how dense it is drawn
-LONGEST = 80  # characters of a name in a picture
+TITLE, LABEL = 80, 20  # characters of a name that a picture has room for
 
 KINDS = (GREEN, ORANGE, INK, BLUE)  # colours of labelled stretches
 N = 4  # codes below it are A C G T
@@ -43,15 +43,15 @@ def _named(axes: Axes, x: str, y: str) -> None:
     axes.tick_params(colors=INK, labelsize=9)
 
 
-def _shown(text: str) -> str:
+def _shown(text: str, most: int = LABEL) -> str:
     """Text of the data as a picture can show it: printable, and short."""
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _titled(axes: Axes, text: str) -> None:
     # a $ in an id is no formula
-    axes.set_title(_shown(text), fontsize=10.5, loc="left", color=INK, fontweight="bold", parse_math=False)
+    axes.set_title(_shown(text, TITLE), fontsize=10.5, loc="left", color=INK, fontweight="bold", parse_math=False)
 
 
 def _save(figure: Figure, out: Path) -> None:
@@ -88,7 +88,7 @@ def training_curve(metrics: Path, out: Path, *, monitor: str, sign: int) -> None
     """
     with metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    figure = _figure(7.2, 4.8)
+    figure = _figure(5.8, 4.4)
     above, below = figure.subplots(2, 1, sharex=True)
     steps, loss = _column(rows, "train_loss")
     width = max(1, len(loss) // 12)
@@ -191,7 +191,7 @@ def forecast_plot(
         axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         axes.margins(x=0.01)
     if title:
-        figure.suptitle(_shown(title), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
+        figure.suptitle(_shown(title, TITLE), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
     _save(figure, out)
