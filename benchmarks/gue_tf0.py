@@ -1,4 +1,4 @@
-"""GUE tf/0 (transcription factor binding, 101 nt): Matthews correlation of two seeds beside k-mer logistic regression."""
+"""GUE tf/0 (transcription factor binding, 101 nt): Matthews correlation of two seeds, beside k-mers."""
 
 import numpy as np
 from common import arguments, keep, train

@@ -27,10 +27,11 @@ from titans_seq.checkpoint import (
 from titans_seq.data.fasta import Block, read_blocks
 from titans_seq.data.sequences import is_fasta, read_sequences
 from titans_seq.data.sources import SOURCES
-from titans_seq.data.windows import Items, LabelledSequences
+from titans_seq.data.windows import Items
 from titans_seq.data.write import check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, TitansError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, write_text
+from titans_seq.progress import Progress
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps, block_size, carried_template, prefetch, run_stream, sequence_steps
@@ -355,12 +356,15 @@ def evaluate(
     """
     model = load(source, prepare(device, threads), "genomics")
     beside = {"labels": labels} if labels else {}
-    items = SOURCES[model.task.data].of_file(path, **reading_of(source), **beside).evaluation(model.task)
+    data = SOURCES[model.task.data].of_file(path, **reading_of(source), **beside)
+    if data.streamed:
+        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size)
+    items = data.evaluation(model.task)
     if dry_run:
         return dry(model, items=len(items))
     found: dict[str, Any] = {"items": len(items), "model": measure(model, items, batch_size, "evaluating")}
-    data: Any = _data_of(source)
-    if baseline and isinstance(items, LabelledSequences) and data is not None:
+    data = _data_of(source)
+    if baseline and data is not None:
         try:
             train = data.read(data.train)
         except TitansError as error:  # the training table may be gone or changed since
@@ -369,3 +373,18 @@ def evaluate(
         p = baselines.kmer_probabilities(train, items.records, model.task.classes)
         found["kmer_logistic_regression"] = model.task.metrics({"p": p, "label": np.array(items.labels)})
     return found
+
+
+def _measured_stream(model: SequenceModel, path: str, batch_size: int) -> dict[str, Any]:
+    """Metrics of a model that reads each record as one stream, its memory carried from block to block."""
+    rows, point = [], Point()
+    blocks = blocks_of(data_file(path), block_size(model.backbone.config))
+    with Progress("evaluating", "tokens", None) as progress:
+        for ready, after in sequence_steps(model, prefetch(blocks), batch_size, point):
+            rows += ready
+            progress.add(after.tokens - point.tokens)
+            point = after
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "id"}
+    if not columns["scored_bases"].sum():
+        raise InputError(f"{path}: no base A, C, G, T to measure on. Give other records.")
+    return {"items": len(rows), "model": model.task.metrics(columns)}

@@ -15,7 +15,7 @@ def test_padding_does_not_change_a_prediction():
     torch.manual_seed(0)
     model = SequenceModel(BackboneConfig(width=16, heads=2, depth=1), TASK).double().eval()
     long, short = [0, 1, 2, 3, 2, 1], [3, 2, 1]
-    together = model({"tokens": torch.tensor([long, short + [6, 6, 6]])})
+    together = model({"tokens": torch.tensor([long, [*short, 6, 6, 6]])})
     torch.testing.assert_close(together[1], model({"tokens": torch.tensor([short])})[0])
 
 

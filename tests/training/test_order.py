@@ -1,6 +1,5 @@
 """The order of the data is a function of seed, step, rank and world, and of nothing else."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -40,11 +39,7 @@ def drawn(of: Order) -> list[list[int]]:
 def test_every_epoch_visits_each_item_once(world: int) -> None:
     ranks = [[batch["index"].tolist() for _, batch in order(rank=rank, world=world)] for rank in range(world)]
     draws = [index for step in zip(*ranks, strict=True) for batch in step for index in batch]
-    epochs = (
-        list(itertools.batched(draws, 10))
-        if hasattr(itertools, "batched")
-        else [draws[i : i + 10] for i in range(0, len(draws), 10)]
-    )
+    epochs = [draws[i : i + 10] for i in range(0, len(draws), 10)]
     whole = [epoch for epoch in epochs if len(epoch) == 10]
     assert len(whole) >= 12
     assert all(sorted(epoch) == list(range(10)) for epoch in whole)

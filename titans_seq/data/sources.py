@@ -7,12 +7,10 @@ import numpy as np
 from pydantic import Field
 
 from titans_seq.data.record import Record, Series, quoted
-from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, N, SeriesWindows
+from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, SeriesWindows
 from titans_seq.errors import InputError, warn
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import data_file
-
-EVALUATION_LENGTH = 16_384  # bases that a language model reads from the start when it is measured
 
 
 class Parts(NamedTuple):
@@ -27,6 +25,7 @@ class FastaSource(Choice):
     """Records to model base by base; the last part of each is held out for validation."""
 
     kind: Literal["fasta"] = "fasta"
+    streamed: ClassVar[bool] = True  # a model is measured on it record by record, however long they are
     reading: ClassVar[tuple[str, ...]] = ()  # what another file like this one is likely to need too
     paths: tuple[str, ...] = Field(min_length=1)
     length: int = Field(default=1024, ge=2, description="Bases a training window.")
@@ -41,15 +40,6 @@ class FastaSource(Choice):
     def of_file(cls, path: str, **reading: Any) -> "FastaSource":
         """The source of one file."""
         return cls(paths=(path,), **reading)
-
-    def evaluation(self, task: Any) -> Items:
-        """Every base once, in long windows."""
-        from titans_seq.data.fasta import read_fasta
-
-        records = [record for file in self.files() for record in read_fasta(file) if len(record)]
-        if not any((record.codes < N).any() for record in records):
-            raise InputError(f"{', '.join(self.paths)}: no base A, C, G, T to measure on. Give other records.")
-        return GenomeWindows(records, EVALUATION_LENGTH, False)
 
     def parts(self, task: Any, seed: int) -> Parts:
         """Windows of the first part of every record, and of its end."""
@@ -78,6 +68,7 @@ class SequenceSource(Choice):
     """Labelled sequences; without a validation table a share of the training rows is carved out by seed."""
 
     kind: Literal["sequences"] = "sequences"
+    streamed: ClassVar[bool] = False
     reading: ClassVar[tuple[str, ...]] = ("sequence", "label")
     train: str
     validation: str | None = None

@@ -81,13 +81,13 @@ class LanguageModel(Choice):
 
     def measures(self, output: Likelihood, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """What `metrics` needs of a batch, a row a record."""
-        return {"nats": output.nats.cpu().numpy(), "count": output.scored.cpu().numpy()}
+        return {"log_likelihood": output.nats.cpu().numpy(), "scored_bases": output.scored.cpu().numpy()}
 
     def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """Bits a nucleotide and perplexity over all scored bases."""
-        bits = -float(rows["nats"].sum() / max(rows["count"].sum(), 1)) / math.log(2)
+        bits = -float(rows["log_likelihood"].sum() / max(rows["scored_bases"].sum(), 1)) / math.log(2)
         perplexity = 2**bits if bits < 1000 else math.inf
-        return {"bits_per_nt": bits, "perplexity": perplexity, "scored_bases": float(rows["count"].sum())}
+        return {"bits_per_nt": bits, "perplexity": perplexity, "scored_bases": float(rows["scored_bases"].sum())}
 
     def columns(self, output: Likelihood) -> dict[str, list[float] | list[int]]:
         """Columns of the prediction file: bits a nucleotide, log-likelihood in nats, scored bases."""
