@@ -41,7 +41,7 @@ def keep(name: str, found: dict[str, Any], threads: int) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     facts = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} --threads {threads}",
         "machine": f"{processor()}, {os.cpu_count()} cores, {threads} threads used",
         "versions": {lib: version(lib) for lib in LIBRARIES} | {"python": platform.python_version()},
         "commit": commit.strip(),
