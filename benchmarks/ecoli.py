@@ -46,7 +46,6 @@ def main() -> None:
     keep(
         "ecoli",
         {
-            "parameters": run["parameters"],
             "seconds": run["seconds"],
             "validation": run["validation"],
             "test": test["model"],
