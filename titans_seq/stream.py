@@ -8,7 +8,6 @@ moment and resumed gives the bytes of one that was not.
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from titans_seq.memory import fill_state, state_tensors
 from titans_seq.progress import Progress
 from titans_seq.signals import watching
 
-SAVE_EVERY = 20.0  # seconds between points
+SAVE_EVERY = 262_144  # tokens between points: some seconds' work
 BLOCK = 4096  # tokens of a long record that are read at once, or the whole segments in so many
 
 
@@ -117,7 +116,7 @@ def run_stream(
     resume: bool,
     template: Callable[[], Any],
     total: int | None = None,
-    save_every: float | None = None,
+    save_every: int | None = None,
 ) -> int:
     """Write what a job yields to ``out``, resuming where it was killed; returns the number of rows.
 
@@ -128,7 +127,7 @@ def run_stream(
         resume: go on from ``out.point``, if it is there.
         template: makes what `Point.carried` looks like.
         total: tokens to read, if known, for the progress bar.
-        save_every: seconds between points.
+        save_every: tokens between points.
 
     Raises:
         InputError: on resume with another model, input or option.
@@ -141,16 +140,16 @@ def run_stream(
         file.unlink(missing_ok=True)
     point, size = _load_point(file, identity, template) if file.exists() else (Point(), 0)
     rows = RowFile(out, size)
-    saved = time.monotonic()
+    saved = point.tokens
     try:
         with watching() as watch, Progress(f"writing {out.name}", "tokens", total, point.tokens) as progress:
             for ready, after in steps(point):
                 rows.write(ready)
                 progress.add(after.tokens - point.tokens)
                 point = after
-                if watch.caught is not None or time.monotonic() - saved >= save_every:
+                if watch.caught is not None or point.tokens - saved >= save_every:
                     _save_point(file, point, rows.settle(), identity)
-                    saved = time.monotonic()
+                    saved = point.tokens
                 watch.stop(f"{out} is not complete; the same command with --resume goes on.")
         _save_point(file, point, rows.settle(), identity)  # what is left to do may be repeated alone
         count = rows.finish()
