@@ -1,6 +1,6 @@
 """ETTh1, look-back 96, horizon 96, standard borders, all 2,785 test windows: three seeds, DLinear and seasonal naive.
 
-The settings were chosen on the validation rows alone; ``results/etth1.json`` keeps every validation error.
+The settings are the first that were tried; ``results/etth1.json`` keeps every validation error.
 """
 
 import gzip
