@@ -234,7 +234,7 @@ def assert_survives(backbone: Backbone, stream: Tensor) -> None:
                     # Large values need large weights: at most 5.1 times the start measured. One layer fits three
                     # keys that are nearly one with 387 times its start (their pseudo-inverse), and goes there slowly.
                     assert grown.max() < (10 if block.mixer.memory.config.structure.depth > 1 else 500)
-                    assert grown.min() > 0.2  # a memory that is absorbed goes to zero: 0.97 measured
+                    assert grown.min() > 0.2  # a memory that is absorbed goes to zero: 0.61 measured
         assert all(tensor.isfinite().all() for tensor in state_tensors(state).values())
         for block, layer, start in zip(backbone.blocks, state.layers, first.layers, strict=True):
             if block.mixer.memory is not None:

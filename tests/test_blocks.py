@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -86,6 +86,62 @@ def assert_same(ours: tuple[Tensor, MemoryState], theirs: tuple[Tensor, MemorySt
 
 def test_every_block_is_under_test() -> None:
     assert {type(block) for block, _ in EVERY} == set(BLOCKS)
+
+
+def after_persistent(mixer: Any, config: BlockConfig) -> tuple[Tensor | None, MemoryState]:
+    """What the memory made of the persistent tokens, which are a chunk of their own, and its state then."""
+    state = mixer.memory.initial_state(2)
+    if not config.persistent:
+        return None, state
+    prefix, state = mixer.memory(mixer.persistent.expand(2, -1, -1), state)
+    return prefix, state._replace(scan=state.scan._replace(start=state.scan.weights, offset=0))
+
+
+def equations(mixer: Any, config: BlockConfig, x: Tensor) -> Tensor:
+    """The mixers of Titans, section 4, written out for a whole stream."""
+    nothing = () if mixer.attention is None else mixer.attention.initial_window(2)
+    if isinstance(config, AttentionOnly):
+        y: Tensor = mixer.attention.sliding(x, nothing, config.window, mixer.persistent)[0]
+    elif isinstance(config, LMM):
+        y, _ = mixer.memory(x, after_persistent(mixer, config)[1])
+    elif isinstance(config, MAG):  # eq. 26-28
+        seen, _ = mixer.attention.sliding(x, nothing, config.window, mixer.persistent)
+        read, _ = mixer.memory(x, after_persistent(mixer, config)[1])
+        y = mixer.combine.norm_y(seen) * torch.sigmoid(mixer.combine.norm_m(read))
+    elif isinstance(config, MAL):  # eq. 29-31
+        prefix, state = after_persistent(mixer, config)
+        read, _ = mixer.memory(x, state)
+        y, _ = mixer.attention.sliding(
+            mixer.norm(read), nothing, config.window, None if prefix is None else mixer.norm(prefix)
+        )
+    else:  # eq. 21-25
+        state, rows = mixer.memory.initial_state(2), []
+        tail = state.tails[..., :WIDTH]
+        prefix = x.new_zeros(1, 0, WIDTH) if mixer.persistent is None else mixer.persistent
+        for segment in x.split(config.segment, 1):
+            h, tail = mixer.memory.retrieve(segment, state.scan, tail)
+            causal = config.mode == "causal"
+            seen, _ = mixer.attention.segment(segment, h, (*nothing, *nothing), config.segment, prefix, causal)
+            before = state.tails[..., :WIDTH]
+            read, state = mixer.memory(seen, state)
+            if not causal:
+                read, _ = mixer.memory.retrieve(seen, state.scan, before)
+            rows.append(mixer.combine.norm_y(seen) * torch.sigmoid(mixer.combine.norm_m(read)))
+        y = torch.cat(rows, 1)
+    return y
+
+
+@every_block
+def test_a_mixer_is_its_equations(case: tuple[BlockConfig, MemoryConfig]) -> None:
+    """Outputs, and the gradient of every parameter."""
+    block, x = block_and_input(case)
+    y, _ = block.mixer(x, start(block))
+    expected = equations(block.mixer, case[0], x)
+    torch.testing.assert_close(y, expected, **EXACT)
+    cotangent, parameters = torch.randn_like(y), dict(block.mixer.named_parameters())
+    ours, theirs = (torch.autograd.grad((part * cotangent).sum(), list(parameters.values())) for part in (y, expected))
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
+        assert (a - b).abs().max() <= 1e-10 * b.abs().max(), name
 
 
 @every_causal_block

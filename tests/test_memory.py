@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from titans_seq.miras.bias import BIASES
 from titans_seq.miras.learning import LEARNING, Momentum
 from titans_seq.miras.retention import RETENTIONS, Forgetting
 from titans_seq.miras.structure import MLP, STRUCTURES
+from titans_seq.ops.memory_scan import memory_scan
 
 WIDTH, HEADS = 8, 2
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, entries of order 1
@@ -64,6 +66,32 @@ def assert_states_equal(ours: MemoryState, theirs: MemoryState) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, **EXACT, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@every_config
+def test_the_memory_is_its_equations(config: MemoryConfig) -> None:
+    """Titans, section 4.4, with torch's own functions around `memory_scan`."""
+    memory, x = memory_and_input(config)
+
+    def heads(rows: Tensor) -> Tensor:
+        return rows.view(2, 30, HEADS, -1).transpose(1, 2)
+
+    projected = F.pad(memory.project(x).mT, (config.conv - 1, 0))
+    mixed = F.silu(F.conv1d(projected, memory.conv.weight.T[:, None], groups=3 * WIDTH).mT)
+    q, k, v = (heads(part) for part in mixed.split(WIDTH, -1))
+    step, forget, *past = heads(memory.gates(x)).sigmoid().unbind(-1)
+    eta = past[0] if config.learning.momentum else None
+    theta = config.learning.step * step / config.chunk_size * (1 if eta is None else 1 - eta)
+    read, _ = memory_scan(
+        *(q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True), v, theta, forget, eta),
+        initial=tuple(memory.initial),
+        gain=memory.gain,
+        normalised=config.learning.normalised,
+        **{name: getattr(config, name) for name in ("structure", "bias", "retention", "chunk_size", "read")},
+    )
+    read = read / (read.square().mean(-1, keepdim=True) + 1e-6).sqrt() * memory.norm[:, None]
+    y = memory.out(read.transpose(1, 2).flatten(2) * F.silu(memory.out_gate(x)))
+    torch.testing.assert_close(memory(x, memory.initial_state(2))[0], y, **EXACT)
 
 
 @every_config
@@ -184,8 +212,8 @@ def test_convolution_is_causal_convolution() -> None:
     conv = CausalConv(6, 4).double()
     x = torch.randn(2, 11, 6, dtype=torch.float64)
     y, tail = conv(x, conv.initial_tail(2))
-    padded = torch.nn.functional.pad(x.mT, (3, 0))
-    expected = torch.nn.functional.conv1d(padded, conv.weight.T[:, None], groups=6).mT
+    padded = F.pad(x.mT, (3, 0))
+    expected = F.conv1d(padded, conv.weight.T[:, None], groups=6).mT
     torch.testing.assert_close(y, expected, **EXACT)
     assert torch.equal(tail, x[:, -3:])
 

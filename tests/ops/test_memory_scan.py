@@ -17,7 +17,7 @@ from titans_seq.miras.retention import RETENTIONS, Forgetting
 from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, Weights
 from titans_seq.ops.memory_scan import BACKENDS, Backend, ScanState, initial_state, memory_scan
 
-EXACT = 1e-10  # float64; measured over all of this file at most 2e-13
+EXACT = 1e-10  # float64; measured over all of this file at most 1e-12
 EVERY_STRUCTURE: list[Layers] = [
     *(structure() for structure in STRUCTURES),
     *(MLP(depth=depth, norm=norm) for depth in (1, 2, 3) for norm in (False, True) if (depth, norm) != (2, False)),
@@ -135,7 +135,7 @@ def problem(
         unit(*rows, D, generator=g) * (0.5 + rand(*rows, 1)),
         torch.randn(*rows, Dv, generator=g, dtype=torch.float64),
         step / chunk_size,
-        0.2 * rand(*rows),
+        0.05 * rand(*rows),  # under a norm the layers must not fade: its slope is large where its input is small
         eta if momentum else None,
         initial,
         0.5 + rand(H, Dv) if structure.norm else None,
@@ -282,6 +282,7 @@ def test_chunk_size_1_is_the_online_rule_of_a_matrix_memory() -> None:
 def test_chunk_size_1_is_the_online_rule_of_an_mlp(depth: int, norm: bool) -> None:
     """The same rule with the memory as a torch function and its gradient by autograd, token by token."""
     p = problem(MLP(depth=depth, norm=norm), length=20, chunk_size=1, normalised=False, size=(1, 1, 4, 3))
+    p = p._replace(theta=p.theta / 8)  # κ = 1/8: without the normalised step an MLP is chaotic at larger ones
     assert p.eta is not None
     initial = [w[0] for w in p.initial]
 
