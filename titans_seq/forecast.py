@@ -9,8 +9,8 @@ import numpy as np
 from titans_seq import baselines
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series
-from titans_seq.data.series import future_times
 from titans_seq.data.sources import SeriesSource
+from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, UsageError
@@ -31,13 +31,14 @@ def predict(
     dry_run: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    seed: int = 0,
     batch_size: int = 64,
     **reading: Any,
 ) -> dict[str, Any]:
     """Forecast what follows the last row of each series, into ``out``; ``reading`` is of `SeriesSource`."""
     if finished(out, overwrite, resume):
         return {"out": str(out), "already_finished": True}
-    model = load(source, prepare(device, threads), "forecast")
+    model = load(source, prepare(device, threads, seed), "forecast")
     task = model.task
     series = _read(source, model, path, reading, task.lookback)
     _must_reach(path, series, task.lookback)
@@ -73,6 +74,7 @@ def backtest(
     dry_run: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    seed: int = 0,
     batch_size: int = 64,
     **reading: Any,
 ) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def backtest(
     """
     if finished(out, overwrite, resume):
         return {"out": str(out), "already_finished": True}
-    model = load(source, prepare(device, threads), "forecast")
+    model = load(source, prepare(device, threads, seed), "forecast")
     task = model.task
     step = step or task.horizon
     behind = task.horizon + (windows - 1) * step

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from titans_seq.data.record import Series
-from titans_seq.data.series import SeriesTable, add_steps, find_frequency, future_times, read_series, regular, step_of
+from titans_seq.data.series import SeriesTable, read_series, regular
+from titans_seq.data.times import add_steps, find_frequency, future_times, step_of
 from titans_seq.errors import InputError, UsageError
 
 File = Callable[..., Path]

@@ -14,7 +14,8 @@ from titans_seq.data.compressed import shown
 from titans_seq.data.fasta import read_blocks
 from titans_seq.data.record import Judge, Record, Series, Tally
 from titans_seq.data.sequences import conflicts, is_fasta, read_sequences
-from titans_seq.data.series import OnDuplicate, OnGap, Rows, find_frequency, read_rows, sentinels, tidy
+from titans_seq.data.series import OnDuplicate, OnGap, Rows, read_rows, sentinels, tidy
+from titans_seq.data.times import find_frequency
 from titans_seq.errors import InputError
 
 _SHOWN = 10  # rows of a list, and problems, that the text form gives; JSON has all

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,16 @@ import polars as pl
 from titans_seq.data.compressed import shown
 from titans_seq.data.record import STRICT, Judge, Series, quoted
 from titans_seq.data.table import column_called, column_given, listed, read_with_separator
+from titans_seq.data.times import (
+    HOUR,
+    add_steps,
+    find_frequency,
+    first_of,
+    holds_dates,
+    months_of,
+    parse_times,
+    step_of,
+)
 from titans_seq.errors import InputError
 
 Layout = Literal["wide", "long"]
@@ -25,34 +34,6 @@ VALUES = ("y", "value", "target")
 MISSING = ("", "NA", "NaN", "nan", "null", "None", "-", "?")
 SENTINELS = (-99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0)  # what loggers write for "no value"
 LARGEST = float(np.finfo(np.float32).max)  # models compute in single precision
-
-_HOUR = 3_600_000_000  # in microseconds, as all steps here
-_UNITS = {"w": 168 * _HOUR, "d": 24 * _HOUR, "h": _HOUR, "m": _HOUR // 60, "s": _HOUR // 3600, "ms": 1000, "us": 1}
-_MONTHS = {"y": 12, "q": 3, "mo": 1}
-
-_CLOCKS = (  # pattern of a time of day, and its format
-    ("", ""),
-    *(
-        (gap + clock, gap + form)
-        for gap in " T"
-        for clock, form in ((r"\d{1,2}:\d\d", "%H:%M"), (r"\d{1,2}:\d\d:\d\d(\.\d+)?", "%H:%M:%S%.f"))
-    ),
-    (r" \d{1,2}:\d\d ?[AaPp][Mm]", " %I:%M %p"),
-    (r" \d{1,2}:\d\d:\d\d ?[AaPp][Mm]", " %I:%M:%S %p"),
-)
-_DAYS = (  # pattern of a day, and the formats it may be in
-    *((rf"\d{{4}}[{s}]\d{{1,2}}[{s}]\d{{1,2}}", (f"%Y{s}%m{s}%d",)) for s in "-/."),
-    *((rf"\d{{1,2}}[{s}]\d{{1,2}}[{s}]\d{{4}}", (f"%d{s}%m{s}%Y", f"%m{s}%d{s}%Y")) for s in "-/."),
-    *((rf"\d{{1,2}}[{s}]\d{{1,2}}[{s}]\d\d", (f"%d{s}%m{s}%y", f"%m{s}%d{s}%y")) for s in "-/."),
-)
-_FORMATS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    *((day + clock, tuple(form + time for form in forms)) for (day, forms), (clock, time) in product(_DAYS, _CLOCKS)),
-    (r"\d{4}-\d\d", ("%Y-%m",)),
-    (r"\d{4}/\d\d", ("%Y/%m",)),
-    (r"\d{8}", ("%Y%m%d",)),
-    (r"\d{4}", ("%Y",)),
-)
-_ZONE = r"(:\d\d(?:\.\d+)?)\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
 
 # Sundays on which clocks go back or forward somewhere: month, and first day of the week they fall in
 _BACK = ((4, 1), (9, 24), (10, 25), (11, 1))
@@ -99,102 +80,11 @@ class Rows:
         return self.name if self.layout == "wide" else f"{self.name}: series {quoted(self.ids[series])}"
 
 
-# Times of a table
-
-
-def _first(mask: pl.Series) -> int:
-    """0-based place of the first value that is true or missing."""
-    return int(mask.fill_null(True).arg_max() or 0)
-
-
-def _no_date(name: str, row: int, value: str, why: str) -> InputError:
-    return InputError(f"{name}: row {row}: {value!r} {why}. Mend the row, or say how dates are written: --time-format.")
-
-
-def _one_zone(text: pl.Series, name: str, judge: Judge) -> pl.Series:
-    """Take the zone off times that all have the same one, or none."""
-    zones = text.str.extract(_ZONE, 2).fill_null("").str.replace(r"^(Z|GMT|[+-]00(:?00)?)$", "UTC")
-    other = zones != zones[0]
-    if other.any():
-        row = _first(other)
-        raise InputError(
-            f"{name}: more than one time zone: {zones[0] or 'none'} in row 1, {zones[row] or 'none'} in row {row + 1} "
-            f"({text[row]!r}). Write all times in UTC, or have them read as UTC with a --time-format that ends in %z."
-        )
-    if zones[0] not in ("", "UTC"):
-        judge.doubt(f"{name}: all times are in the zone {zones[0]}; they are kept as written, without it.")
-    return text.str.replace(_ZONE, "${1}")
-
-
-def _in_one_format(text: pl.Series, name: str) -> pl.Series:
-    """Read times in the one format that fits every row."""
-    pattern, formats = next((form for form in _FORMATS if re.fullmatch(form[0], text[0])), ("", ()))
-    if not formats:
-        raise _no_date(name, 1, text[0], "does not read as a date")
-    other = ~text.str.contains(f"^(?:{pattern})$")
-    if other.any():
-        row = _first(other)
-        raise _no_date(name, row + 1, text[row], f"is no date, or its format is not that of row 1 ({text[0]!r})")
-    readings = [text.str.strptime(pl.Datetime("us"), form, strict=False) for form in formats]
-    fitting = [reading for reading in readings if not reading.null_count()]
-    if not fitting:
-        nearest = min(readings, key=pl.Series.null_count)
-        row = _first(nearest.is_null())
-        raise _no_date(name, row + 1, text[row], "is no date, or mixes day/month with month/day")
-    if len(fitting) == 2 and (unlike := fitting[0] != fitting[1]).any():
-        row = _first(unlike)
-        raise InputError(
-            f"{name}: row {row + 1}: {text[row]!r} is ambiguous: day/month or month/day, and no row decides. "
-            f"Say which with --time-format '{formats[0]}' or '{formats[1]}'."
-        )
-    return fitting[0]
-
-
-def _in_given_format(text: pl.Series, name: str, time_format: str) -> pl.Series:
-    try:
-        times = text.str.strptime(pl.Datetime("us"), time_format, strict=False)
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name}: --time-format {time_format!r} is not valid: {reason}") from error
-    if times.null_count():
-        row = _first(times.is_null())
-        raise _no_date(name, row + 1, text[row], f"does not read as {time_format!r}")
-    return times
-
-
-def _naive(times: pl.Series) -> pl.Series:
-    """UTC without the word, in microseconds."""
-    times = times.cast(pl.Datetime("us", getattr(times.dtype, "time_zone", None)))
-    return times.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if times.dtype.time_zone else times  # type: ignore[attr-defined]
-
-
-def _times(column: pl.Series, name: str, time_format: str | None, judge: Judge) -> pl.Series:
-    """Read a column of timestamps, or say which row cannot be read."""
-    temporal = column.dtype in (pl.Date, pl.Datetime)
-    text = column if temporal else column.cast(pl.String).str.strip_chars()
-    missing = text.is_null() if temporal else text.is_null() | (text == "")
-    if missing.any():
-        row = _first(missing) + 1
-        raise InputError(f"{name}: row {row} has no timestamp in column {column.name!r}. Fill in or remove the row.")
-    if temporal:
-        return _naive(text)
-    if time_format:
-        return _naive(_in_given_format(text, name, time_format))
-    return _in_one_format(_one_zone(text, name, judge), name)
-
-
-def _holds_dates(column: pl.Series) -> bool:
-    if column.dtype != pl.String:
-        return column.dtype in (pl.Date, pl.Datetime)
-    value = re.sub(_ZONE, r"\1", str(next(iter(column.drop_nulls().head(1)), "")).strip())
-    return not value.isdigit() and any(re.fullmatch(pattern, value) for pattern, _ in _FORMATS)
-
-
 # Columns of a table
 
 
 def _time_column(table: pl.DataFrame, name: str) -> str:
-    called = column_called(table, TIMES) or next((c.name for c in table.get_columns() if _holds_dates(c)), None)
+    called = column_called(table, TIMES) or next((c.name for c in table.get_columns() if holds_dates(c)), None)
     if called is None:
         raise InputError(
             f"{name} has no column of timestamps ({', '.join(TIMES)}). Its columns: {listed(table.columns)}. "
@@ -233,7 +123,7 @@ def _number_column(
         numbers = pl.repeat(None, len(column), dtype=pl.Float64, eager=True)
     unread = numbers.is_null() & text.is_not_null()
     if unread.any():
-        row = _first(unread)
+        row = first_of(unread)
         judge.refuse(
             f"{where.format(row + 1, str(text[row]))} is not a number (such rows: {unread.sum():,}). "
             "Mend it, or name the columns to read with --target."
@@ -243,7 +133,7 @@ def _number_column(
     numbers = numbers.fill_nan(None)
     endless = numbers.abs() > LARGEST
     if endless.any():
-        row = _first(endless.fill_null(False))
+        row = first_of(endless.fill_null(False))
         judge.refuse(
             f"{where.format(row + 1, str(text[row]))} is infinite or too large (such rows: {endless.sum():,}). "
             "Mend it, or leave the field empty if the value is missing."
@@ -291,11 +181,11 @@ def read_rows(
     nameless = ids.str.strip_chars() == ""
     if id_at is not None and nameless.any():
         judge.refuse(
-            f"{name}: row {_first(nameless) + 1} has an empty id in column {id_at!r} (such rows: {nameless.sum():,}). "
-            "Fill in or remove the rows."
+            f"{name}: row {first_of(nameless) + 1} has an empty id in column {id_at!r} "
+            f"(such rows: {nameless.sum():,}). Fill in or remove the rows."
         )
     unique = ids.unique(maintain_order=True)
-    times = _times(table[time_at], name, time_format, judge)
+    times = parse_times(table[time_at], name, time_format, judge)
     read = {column: _number_column(table[column], name, separator, missing, judge) for column in columns}
     numbers = {column: values for column, values in read.items() if values is not None}  # an audit reads on without
     if not numbers:
@@ -311,83 +201,6 @@ def read_rows(
     return Rows(name, layout, tuple(unique), tuple(numbers), frame)
 
 
-# Steps
-
-
-def _months_of(frequency: str) -> int | None:
-    """Length of a calendar step in months, None for a step of fixed length."""
-    count, unit = re.fullmatch(r"(\d*)([a-z]+)", frequency).groups()  # type: ignore[union-attr]
-    return int(count or 1) * _MONTHS[unit] if unit in _MONTHS else None
-
-
-def step_of(frequency: str) -> np.timedelta64 | None:
-    """Return the length of "15m", "1h", "1w" ...; None for months, quarters and years.
-
-    Raises:
-        ValueError: if it is no frequency.
-    """
-    found = re.fullmatch(r"(\d*)([a-z]+)", frequency)
-    if found is None or found[2] not in {*_UNITS, *_MONTHS} or found[1] == "0":
-        raise ValueError(f"{frequency!r} is no frequency such as 15m, 1h, 1d, 1w, 1mo, 1q or 1y.")
-    return None if found[2] in _MONTHS else np.timedelta64(int(found[1] or 1) * _UNITS[found[2]], "us")
-
-
-def _frequency_name(step: int, months: bool) -> str:
-    """Name a step of so many microseconds, or months."""
-    if months:
-        return f"{step // 12}y" if step % 12 == 0 else f"{step}mo"
-    unit = next(unit for unit, length in _UNITS.items() if step % length == 0)
-    return f"{step // _UNITS[unit]}{unit}"
-
-
-def _ends_month(times: np.ndarray) -> np.ndarray:
-    ends: np.ndarray = (times + np.timedelta64(1, "D")).astype("M8[M]") != times.astype("M8[M]")
-    return ends
-
-
-def add_steps(time: np.datetime64, frequency: str, n: int | np.ndarray) -> np.ndarray:
-    """Return the timestamps ``n`` steps after ``time``, datetime64[us], in the shape of ``n``.
-
-    A month's last day stays one; another day that a month lacks becomes its last.
-    """
-    time, n = time.astype("M8[us]"), np.asarray(n)
-    step = step_of(frequency)
-    if step is not None:
-        return np.asarray(time + n * step)
-    month = time.astype("M8[M]")
-    target = month + n * np.timedelta64(_months_of(frequency), "M")
-    days = (target + 1).astype("M8[D]") - target.astype("M8[D]")
-    day = time.astype("M8[D]") - month.astype("M8[D]")
-    day = days - 1 if _ends_month(np.asarray(time)) else np.minimum(day, days - 1)
-    return np.asarray(target.astype("M8[us]") + day + (time - time.astype("M8[D]")))
-
-
-def future_times(last: np.datetime64, frequency: str, n: int) -> np.ndarray:
-    """Return the ``n`` timestamps after ``last``, (n,) datetime64[us]."""
-    return add_steps(last, frequency, np.arange(1, n + 1))
-
-
-def find_frequency(times: np.ndarray, series: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return the commonest step of sorted series, and each step as a multiple of it (1 is regular, more a gap).
-
-    Args:
-        times: (T,) datetime64[us] of all series, one after the other.
-        series: (T,) to which each belongs; there is one step at least within a series.
-    """
-    inside = series[1:] == series[:-1]
-    steps = np.diff(times).astype(np.int64)[inside]
-    month = times.astype("M8[M]")
-    since = times - month  # the same in every row if a series steps by calendar months
-    same_day = bool((since[1:] == since[:-1])[inside].all())
-    month_ends = bool(_ends_month(times).all()) and len(np.unique(times - times.astype("M8[D]"))) == 1
-    months = bool(np.median(steps) >= 28 * _UNITS["d"]) and (same_day or month_ends)
-    if months:
-        steps = np.diff(month).astype(np.int64)[inside]
-    lengths, counts = np.unique(steps, return_counts=True)
-    commonest = int(lengths[counts.argmax()])
-    return _frequency_name(commonest, months), steps / commonest
-
-
 def regular(series: Series, frequency: str) -> Series:
     """Return the series evenly spaced: where a row is missing there is one of NaN.
 
@@ -399,7 +212,7 @@ def regular(series: Series, frequency: str) -> Series:
     if step is not None:
         places = (times - times[0]) // step
     else:
-        places = (times.astype("M8[M]") - times[:1].astype("M8[M]")).astype(np.int64) // (_months_of(frequency) or 1)
+        places = (times.astype("M8[M]") - times[:1].astype("M8[M]")).astype(np.int64) // (months_of(frequency) or 1)
     fits = add_steps(times[0], frequency, places) == times
     if not fits.all():
         raise InputError(
@@ -429,7 +242,7 @@ def _on_change(times: np.ndarray, weeks: tuple[tuple[int, int], ...]) -> np.ndar
     number, day = month.astype(np.int64) % 12 + 1, (days - month).astype(np.int64) + 1
     in_week = np.logical_or.reduce([(number == m) & (day >= first) & (day < first + 8) for m, first in weeks])
     sunday = days.astype(np.int64) % 7 == 3  # day 0 was a Thursday
-    small_hours = times - days < np.timedelta64(4 * _HOUR, "us")
+    small_hours = times - days < np.timedelta64(4 * HOUR, "us")
     return np.asarray(in_week & sunday & small_hours)
 
 
@@ -442,7 +255,7 @@ def _is_fold(twice: pl.DataFrame, times: np.ndarray) -> bool:
     """Whether all timestamps that stand twice are the hours that clocks showed twice, in steps of an hour at most."""
     stamps = twice["time"].to_numpy()
     steps = np.diff(np.unique(times))
-    if not len(steps) or np.median(steps) > np.timedelta64(_HOUR, "us"):
+    if not len(steps) or np.median(steps) > np.timedelta64(HOUR, "us"):
         return False
     span = pl.col("time").max() - pl.col("time").min()
     nights = twice.group_by("series", pl.col("time").dt.date().alias("day")).agg(span.alias("span"))
@@ -505,8 +318,8 @@ def _tell_gaps(
         return
     judge.doubt(message)
     step = step_of(frequency)
-    if step is not None and step <= np.timedelta64(_HOUR, "us"):
-        missing = times[inside[ratios == 1 + np.timedelta64(_HOUR, "us") / step]] + step
+    if step is not None and step <= np.timedelta64(HOUR, "us"):
+        missing = times[inside[ratios == 1 + np.timedelta64(HOUR, "us") / step]] + step
         if len(forward := np.unique(missing[_on_change(missing, _FORWARD)])):
             judge.doubt(f"{rows.name}: an hour is missing where clocks may go forward (DST gap): {_some(forward)}.")
 
