@@ -41,12 +41,13 @@ from titans_seq.training.module import fit
 # --- what every verb needs
 
 
-def prepare(device: str, threads: int | None) -> str:
-    """Set the number of threads, and return ``cpu`` or ``cuda``.
+def prepare(device: str, threads: int | None, seed: int = 0) -> str:
+    """Set the number of threads and the seed, and return ``cpu`` or ``cuda``.
 
     Raises:
         EnvironmentFault: if CUDA is asked for and not there.
     """
+    torch.manual_seed(seed)
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
@@ -304,6 +305,7 @@ def predict(
     dry_run: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    seed: int = 0,
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Predict every record of a FASTA or table with a sequence model, into ``out``."""
@@ -312,7 +314,7 @@ def predict(
     file = data_file(path)
     if resume and not file.is_file():
         raise UsageError("--resume needs the input as a file: what came through stdin or a pipe is gone.")
-    model = load(source, prepare(device, threads), "genomics")
+    model = load(source, prepare(device, threads, seed), "genomics")
     size = block_size(model.backbone.config)
     sequence = reading_of(source).get("sequence")
     if dry_run:
@@ -345,6 +347,7 @@ def evaluate(
     *,
     device: str = "auto",
     threads: int | None = None,
+    seed: int = 0,
     batch_size: int = 64,
     baseline: bool = True,
     labels: str | None = None,
@@ -354,7 +357,7 @@ def evaluate(
 
     A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table.
     """
-    model = load(source, prepare(device, threads), "genomics")
+    model = load(source, prepare(device, threads, seed), "genomics")
     beside = {"labels": labels} if labels else {}
     data = SOURCES[model.task.data].of_file(path, **reading_of(source), **beside)
     if data.streamed:

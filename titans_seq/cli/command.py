@@ -14,6 +14,7 @@ import typer
 from titans_seq.errors import EnvironmentFault, TitansError, log
 from titans_seq.files import to_json
 
+Model = Annotated[str, typer.Argument(help="Run or checkpoint folder, shipped name, or hf://owner/name.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -164,3 +165,8 @@ def backbone_of(start: str | None, config: str | None, default: str) -> dict[str
         kept = start if start.startswith("hf://") or not Path(start).exists() else str(Path(start).resolve())
         return {"backbone": backbone.model_dump(mode="json", exclude={"embedding"}), "start_from": kept}
     return {"backbone": config or default}
+
+
+def sets_length(settings: list[str] | None) -> bool:
+    """Whether ``--set`` says how long to train, so that a default must not."""
+    return any(s.startswith(("training.steps=", "training.epochs=")) for s in settings or [])

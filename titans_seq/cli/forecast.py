@@ -10,6 +10,7 @@ from titans_seq.cli.command import (
     Config,
     Device,
     DryRun,
+    Model,
     Overwrite,
     Resume,
     Run,
@@ -20,8 +21,8 @@ from titans_seq.cli.command import (
     absolute,
     backbone_of,
     command,
+    sets_length,
 )
-from titans_seq.cli.genomics import Model, _sets_length
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -118,7 +119,7 @@ def train(
             "batch_size": 32,
             "learning_rate": 1e-3,
             "patience": 5,
-            **({} if _sets_length(settings) else {"epochs": 10}),
+            **({} if sets_length(settings) else {"epochs": 10}),
         },
         "seed": seed,
         "threads": threads,
@@ -142,6 +143,7 @@ def predict(
     on_gap: OnGap = None,
     device: Device = "auto",
     threads: Threads = None,
+    seed: Seed = 0,
     batch_size: BatchSize = 64,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -166,6 +168,7 @@ def predict(
         dry_run=dry_run,
         device=device,
         threads=threads,
+        seed=seed,
         batch_size=batch_size,
         **reading,
     )
@@ -189,6 +192,7 @@ def backtest(
     on_gap: OnGap = None,
     device: Device = "auto",
     threads: Threads = None,
+    seed: Seed = 0,
     batch_size: BatchSize = 64,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -215,6 +219,7 @@ def backtest(
         dry_run=dry_run,
         device=device,
         threads=threads,
+        seed=seed,
         batch_size=batch_size,
         **reading,
     )

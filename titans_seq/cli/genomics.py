@@ -10,6 +10,7 @@ from titans_seq.cli.command import (
     Config,
     Device,
     DryRun,
+    Model,
     Overwrite,
     Resume,
     Run,
@@ -20,10 +21,10 @@ from titans_seq.cli.command import (
     absolute,
     backbone_of,
     command,
+    sets_length,
 )
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-Model = Annotated[str, typer.Argument(help="Run or checkpoint folder, shipped name, or hf://owner/name.")]
 
 
 @command(app)
@@ -69,18 +70,13 @@ def pretrain(
     content = {
         "data": {"kind": "fasta", "paths": [absolute(path) for path in fasta]},
         "task": {"kind": "language_model"},
-        "training": {"batch_size": 8, **({} if _sets_length(settings) else {"steps": 1000})},
+        "training": {"batch_size": 8, **({} if sets_length(settings) else {"steps": 1000})},
         "seed": seed,
         "threads": threads,
         **backbone_of(start, config, "dna_tiny"),
     }
     recipe = build(content, settings or [], "the command line")
     return train(recipe, out, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run)
-
-
-def _sets_length(settings: list[str] | None) -> bool:
-    """Whether ``--set`` says how long to train, so that a default must not."""
-    return any(s.startswith(("training.steps=", "training.epochs=")) for s in settings or [])
 
 
 @command(app)
@@ -122,7 +118,7 @@ def finetune(
     content = {
         "data": data,
         "task": {"kind": task},
-        "training": {"batch_size": 64, **({} if _sets_length(settings) else {"epochs": 5})},
+        "training": {"batch_size": 64, **({} if sets_length(settings) else {"epochs": 5})},
         "seed": seed,
         "threads": threads,
         **backbone_of(start, config, "dna_tiny"),
@@ -142,6 +138,7 @@ def evaluate(
     ] = True,
     device: Device = "auto",
     threads: Threads = None,
+    seed: Seed = 0,
     batch_size: BatchSize = 64,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -160,6 +157,7 @@ def evaluate(
         labels=labels,
         device=device,
         threads=threads,
+        seed=seed,
         batch_size=batch_size,
         baseline=baseline,
         dry_run=dry_run,
@@ -175,6 +173,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")],
     device: Device = "auto",
     threads: Threads = None,
+    seed: Seed = 0,
     batch_size: BatchSize = 64,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -195,5 +194,6 @@ def predict(
         dry_run=dry_run,
         device=device,
         threads=threads,
+        seed=seed,
         batch_size=batch_size,
     )

@@ -53,7 +53,9 @@ def register(app: typer.Typer) -> None:
         recipe: Annotated[Path, typer.Argument(help="Recipe file, a run's recipe.yaml, or a name of `models list`.")],
         out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME if not given.")] = None,
         settings: Settings = None,
+        seed: Annotated[int | None, typer.Option(min=0, help="Seed, where not the recipe's.")] = None,
         device: Device = "auto",
+        threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, where not the recipe's.")] = None,
         dry_run: DryRun = False,
         overwrite: Overwrite = False,
         resume: Resume = False,
@@ -65,10 +67,11 @@ def register(app: typer.Typer) -> None:
         from titans_seq.recipe import load_recipe
         from titans_seq.run import train
 
+        given = [f"{key}={value}" for key, value in (("seed", seed), ("threads", threads)) if value is not None]
         name = recipe.resolve().parent.name if recipe.name == "recipe.yaml" else recipe.stem
         target = out or Path("runs") / name
         return train(
-            load_recipe(recipe, settings or []),
+            load_recipe(recipe, [*(settings or []), *given]),
             target,
             resume=resume,
             overwrite=overwrite,
