@@ -12,9 +12,10 @@ BACKBONE = {
     "depth": 2,
     "heads": 4,
     "block": {"kind": "lmm"},
-    "memory": {"chunk_size": 32, "structure": {"kind": "matrix"}},
+    # convolutions over 32 bases; with Titans' 4 the validation part costs 0.02 bits more after 500 steps
+    "memory": {"chunk_size": 32, "conv": 32, "structure": {"kind": "matrix"}},
 }
-TRAINING = {"steps": 2200, "batch_size": 8, "learning_rate": 3e-3, "validate_every": 275}
+TRAINING = {"steps": 3200, "batch_size": 8, "learning_rate": 3e-3, "precision": "bf16", "validate_every": 400}
 
 
 def cut(source: Path, target: Path, start: int, end: int | None) -> Path:
