@@ -1,5 +1,6 @@
 """Neural long-term memory: projections, convolutions and gates around `memory_scan` (Titans, sections 3.1 and 4.4)."""
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,8 @@ from titans_seq.miras.learning import MemoryLearning, Momentum
 from titans_seq.miras.retention import RetentionGate
 from titans_seq.miras.structure import MLP, MemoryStructure
 from titans_seq.ops.memory_scan import Backend, ScanState, initial_state, memory_scan
+
+STATE = "titans_seq.memory_state"  # format of a state file
 
 
 class MemoryConfig(Choice):
@@ -78,7 +81,7 @@ def fill_state(template: Any, tensors: dict[str, Tensor], name: str = "") -> Any
                 f"The memory state holds {name} of shape {tuple(found.shape)}, "
                 f"this model expects {tuple(expected.shape)}."
             )
-        return int(found) if isinstance(template, int) else found
+        return int(found) if isinstance(template, int) else found.to(expected.device)
     keys = template._fields if hasattr(template, "_fields") else range(len(template))
     parts = [
         fill_state(part, tensors, f"{name}.{key}" if name else str(key))
@@ -92,31 +95,68 @@ def _fixed_shape(tensor: Tensor, name: str) -> tuple[int, ...]:
     return (*tensor.shape[:-2], *tensor.shape[-1:]) if "window" in name.split(".") else tuple(tensor.shape)
 
 
-def save_state(state: MemoryState, path: Path) -> None:
-    """Write a state as one safetensors file; the file appears whole or not at all."""
+def _sum_of(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of named tensors: a flipped byte of a file shows."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)} ".encode())
+        total.update(tensors[name].numpy().tobytes())
+    return total.hexdigest()
+
+
+def save_state(state: Any, path: Path, about: dict[str, str] | None = None) -> None:
+    """Write a state as one safetensors file, with what is told ``about`` it; it appears whole or not at all."""
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state_tensors(state).items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_tensors(state).items()}
+    facts = {"format": STATE, "version": "1", "sum": _sum_of(tensors)} | (about or {})
     with whole_file(path) as draft:
-        save_file(tensors, str(draft), metadata={"format": "titans_seq.memory_state", "version": "1"})
+        save_file(tensors, str(draft), metadata=facts)
 
 
-def load_state(path: Path, template: MemoryState) -> MemoryState:
-    """Read a state that `save_state` wrote for a model whose `initial_state` is ``template``.
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a state file by name, and what `save_state` was told about them.
+
+    Raises:
+        ModelError: if the file is damaged, newer than this release, no state, or not finite.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a memory state that can be read: {error}.") from error
+    if about.get("format", STATE) != STATE:
+        raise ModelError(
+            f"{path} is not a memory state: its format is {about['format']!r}. Give what --state-out wrote."
+        )
+    if about.get("version", "1") != "1":
+        raise ModelError(f"{path} has schema {about['version']}, this release reads 1. Update titans-seq to use it.")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{path}: {name} is not finite. Make the state again from finite input.")
+    if about.get("sum", sum_ := _sum_of(tensors)) != sum_:
+        raise ModelError(f"{path} is not what was saved: its sum differs. Make the state again.")
+    return tensors, about
+
+
+def load_state(path: Path, template: Any, model: str | None = None) -> Any:
+    """Read a state that `save_state` wrote for a model whose state at the start is ``template``.
+
+    Args:
+        path: the file.
+        template: what the state looks like, such as a model's `initial_state`.
+        model: the sum of this model's weights, when the file must say that it is of this one.
 
     Raises:
         ModelError: if the file is damaged, not finite, or of another model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a memory state that can be read: {error}.") from error
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{path}: {name} is not finite.")
+    tensors, about = read_state(path)
+    if model is not None and about.get("model") != model:
+        whose = f"by another model ({about['name']})" if "name" in about else "without saying by which model"
+        raise ModelError(f"{path} was made {whose}, and a state fits its own model alone. Give that one.")
     if strange := sorted(tensors.keys() - state_tensors(template).keys()):
         raise ModelError(f"{path} was made by another model: this one has no {strange[0]}.")
     try:
