@@ -1,23 +1,31 @@
 """The verbs of the series field: forecast what comes, and backtest what came."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from titans_seq import baselines
 from titans_seq.checkpoint import SequenceModel
-from titans_seq.data.record import Series
+from titans_seq.data.record import Series, quoted
 from titans_seq.data.sources import SeriesSource
 from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
-from titans_seq.errors import InputError, UsageError
+from titans_seq.errors import InputError, ModelError, UsageError, warn
+from titans_seq.files import must_be_new
+from titans_seq.memory import load_state, read_state, save_state
 from titans_seq.resources import data_file
 from titans_seq.run import dry, finished, identity, load, prepare, reading_of, write
-from titans_seq.stream import window_steps
+from titans_seq.stream import Forecaster, Point, Steps, Streams, initial_series, series_steps, window_steps
 from titans_seq.training.evaluation import evaluate
+
+__all__ = ["Forecaster", "backtest", "predict"]
+
+Describe = Callable[[int, dict[str, np.ndarray]], list[Row]]
 
 
 def predict(
@@ -26,6 +34,8 @@ def predict(
     out: Path,
     *,
     quantiles: str | None = None,
+    state_in: Path | None = None,
+    state_out: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -35,16 +45,29 @@ def predict(
     batch_size: int = 64,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Forecast what follows the last row of each series, into ``out``; ``reading`` is of `SeriesSource`."""
+    """Forecast what follows the last row of each series, into ``out``; ``reading`` is of `SeriesSource`.
+
+    A model that reads streams goes on from ``state_in``, as if the table's rows stood below those that it has read,
+    and leaves where it stands in ``state_out``.
+    """
     if finished(out, overwrite, resume):
         return {"out": str(out), "already_finished": True}
+    _check_state_files(state_in, state_out, overwrite or resume)
     model = load(source, prepare(device, threads, seed), "forecast")
     task = model.task
-    series = _read(source, model, path, reading, task.lookback)
-    _must_reach(path, series, task.lookback)
+    if state_in or state_out:
+        _must_stream(source, model)
+    series = _read(source, model, path, reading, task.before, known=state_in is not None)
+    _must_reach(path, series, task.before)
+    streams = None
+    if task.reads == "stream":
+        streams = _streams(model, series)
+        if state_in:
+            _continue(streams, state_in, source, model, path, series)
+        streams.keep = state_out is not None
     series = [_extended(s, task.horizon, task.frequency) for s in series]
     spans = [(len(s.times) - task.horizon, len(s.times)) for s in series]
-    items = SeriesWindows(series, spans, task.lookback, task.horizon)
+    items = SeriesWindows(series, spans, task.before, task.horizon)
     columns = _columns(task, quantiles)
     if dry_run:
         return dry(model, series=len(series), windows=len(items))
@@ -57,8 +80,16 @@ def predict(
             for h, t in enumerate(future)
         ]
 
-    rows = _write(source, model, path, out, items, describe, batch_size, resume, quantiles=quantiles)
-    return {"out": str(out), "series": len(series), "rows": rows}
+    def steps(point: Point) -> Steps:
+        yield from _steps(model, items, describe, batch_size, streams, point)
+        if streams is not None and state_out is not None:  # before the rows take their name: then all is there
+            save_state(tuple(streams.states), state_out, _about(source, model, series))
+
+    inputs = [data_file(path), *([state_in] if state_in else [])]
+    sums = identity(source, inputs, batch_size=batch_size, quantiles=quantiles, state_out=state_out)
+    rows = write(out, steps, sums, resume=resume, template=_template(streams))
+    found = {"out": str(out), "series": len(series), "rows": rows}
+    return found if state_out is None else {**found, "state": str(state_out)}
 
 
 def backtest(
@@ -88,10 +119,10 @@ def backtest(
     task = model.task
     step = step or task.horizon
     behind = task.horizon + (windows - 1) * step
-    series = _read(source, model, path, reading, task.lookback + behind)
-    _must_reach(path, series, task.lookback + behind)
+    series = _read(source, model, path, reading, task.before + behind)
+    _must_reach(path, series, task.before + behind)
     spans = [(len(s.times) - behind, len(s.times)) for s in series]
-    items = SeriesWindows(series, spans, task.lookback, task.horizon, step)
+    items = SeriesWindows(series, spans, task.before, task.horizon, step)
     columns = _columns(task, quantiles)
     if dry_run:
         return dry(model, series=len(series), windows=len(items))
@@ -113,49 +144,153 @@ def backtest(
 
     season = task.season or baselines.season_of(task.frequency)
     naive = baselines.errors(task, items, baselines.seasonal_naive(items, season))
-    found = {
+    streams = _streams(model, series, len(items)) if task.reads == "stream" else None
+    measured = evaluate(model, items, batch_size, "backtest") if streams is None else None
+    rows = write(
+        out,
+        lambda point: _steps(model, items, describe, batch_size, streams, point),
+        identity(source, [data_file(path)], batch_size=batch_size, quantiles=quantiles, windows=windows, step=step),
+        resume=resume,
+        template=_template(streams),
+    )
+    return {
         "out": str(out),
         "protocol": {
-            "lookback": task.lookback,
+            "lookback": task.lookback if streams is None else "all rows",
             "horizon": task.horizon,
             "step": step,
             "windows": len(items),
             "dropped": 0,
             "units": "training standard deviations",
         },
-        "model": evaluate(model, items, batch_size, "backtest"),
+        "model": measured if streams is None else task.metrics(streams.scores),
         "seasonal_naive": {**naive, "season": season},
+        "rows": rows,
     }
-    rows = _write(
-        source, model, path, out, items, describe, batch_size, resume, quantiles=quantiles, windows=windows, step=step
-    )
-    return {**found, "rows": rows}
 
 
-def _write(
-    source: str,
+def _steps(
     model: SequenceModel,
-    path: str,
-    out: Path,
     items: SeriesWindows,
-    describe: Callable[[int, dict[str, np.ndarray]], list[Row]],
+    describe: Describe,
     batch_size: int,
-    resume: bool,
-    **options: Any,
-) -> int:
-    return write(
-        out,
-        lambda point: window_steps(model, items, describe, batch_size, point),
-        identity(source, [data_file(path)], batch_size=batch_size, **options),
-        resume=resume,
-    )
+    streams: Streams | None,
+    point: Point,
+) -> Steps:
+    """Forecasts of windows that are read anew each, or of ``streams`` that are carried on."""
+    if streams is None:
+        return window_steps(model, items, describe, batch_size, point)
+    return series_steps(model, items, describe, streams, point)
 
 
-def _read(source: str, model: SequenceModel, path: str, reading: dict[str, Any], rows: int) -> list[Series]:
-    """Series of a table, with the columns and the frequency that the model was trained on."""
-    options = reading_of(source) | {name: value for name, value in reading.items() if value}
-    series, frequency = SeriesSource.of_file(path, **options).read(min_rows=rows)
+def _template(streams: Streams | None) -> Callable[[], Any]:
+    return lambda: streams and streams.carried(0)
+
+
+# --- streams and their states
+
+
+def _must_stream(source: str, model: SequenceModel) -> None:
+    if model.task.reads != "stream":
+        raise ModelError(
+            f"{source} reads the last {model.task.lookback} rows anew for each forecast and has no state to carry. "
+            "Leave out --state-in and --state-out, or train a model that reads streams: "
+            "titans-seq forecast train TABLE ... --set task.reads=stream."
+        )
+
+
+def _check_state_files(state_in: Path | None, state_out: Path | None, may_exist: bool) -> None:
+    if state_in is not None and not state_in.is_file():
+        raise UsageError(f"{state_in} is not there. Give the file that an earlier --state-out wrote.")
+    if state_out is not None:
+        if state_in is not None and state_in.resolve() == state_out.resolve():
+            raise UsageError(
+                f"--state-out is the file of --state-in, {state_in}: a stopped command could not be resumed. "
+                "Give it another name."
+            )
+        must_be_new(state_out, overwrite=may_exist)
+
+
+def _streams(model: SequenceModel, series: list[Series], windows: int = 0) -> Streams:
+    """Streams of series that begin; with ``windows`` so many are to be measured."""
+    begin = initial_series(model)
+    streams = Streams(begin, [begin] * len(series), [0] * len(series))
+    if windows:
+        C, H = len(model.task.channels), model.task.horizon
+        nothing = {"future": torch.zeros(1, H, C), "future_observed": torch.zeros(1, H, C, dtype=torch.bool)}
+        names = model.task.measures(torch.zeros(1, H, C, len(model.task.output.levels)), nothing)
+        streams.scores = {name: np.zeros(windows) for name in names}
+    return streams
+
+
+def _about(source: str, model: SequenceModel, series: list[Series]) -> dict[str, str]:
+    """What a state file says of itself; ``series`` end a horizon after the rows that were read."""
+    return {
+        "model": identity(source, [])["model"],
+        "name": source,
+        "columns": json.dumps(model.task.channels),
+        "last": json.dumps({s.id: _stamp(s.times[-1 - model.task.horizon]) for s in series}),
+    }
+
+
+def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, path: str, series: list[Series]) -> None:
+    """Let streams go on where a state file stopped.
+
+    Raises:
+        ModelError: if the file is damaged, or of another model.
+        InputError: if a series of the table does not go on where the file's stopped; says which.
+    """
+    _, about = read_state(file)
+    last = {id: np.datetime64(time, "us") for id, time in json.loads(about.get("last", "{}")).items()}
+    states = load_state(file, (streams.begin,) * len(last), identity(source, [])["model"])
+    for one, other, name, lacks in (
+        (last, {s.id for s in series}, path, file),
+        ({s.id for s in series}, last, file, path),
+    ):
+        if strange := [id for id in one if id not in other]:
+            raise InputError(
+                f"{name} lacks series {quoted(strange[0])}, which {lacks} holds (such series: {len(strange):,}). "
+                "A state goes on with the series that it was made of: give rows of each, and of no other."
+            )
+    of_id = dict(zip(last, states, strict=True))
+    streams.states = [of_id[s.id] for s in series]
+    streams.starts = [_rows_read(s, last[s.id], model.task.frequency, file, path) for s in series]
+    if again := sum(streams.starts):
+        warn(f"{path}: rows that {file} has read already: {again:,}; they are skipped, whatever they hold now.")
+
+
+def _rows_read(series: Series, last: np.datetime64, frequency: str, file: Path, path: str) -> int:
+    """Rows of a series up to ``last``, which a state has read; the row behind ``last`` must be there, or none."""
+    called = f"{path}: series {quoted(series.id)}" if series.id else path
+    read = int(np.searchsorted(series.times, last, side="right"))
+    following = future_times(last, frequency, 1)[0]
+    if series.times[-1] < last:
+        raise InputError(
+            f"{called} ends at {_stamp(series.times[-1])}, and {file} has read on to {_stamp(last)}. "
+            "Give the rows that came after it, or an older state."
+        )
+    if read < len(series.times) and series.times[read] != following:
+        raise InputError(
+            f"{called} does not go on where {file} stopped: after {_stamp(last)} the row of {_stamp(following)} is "
+            f"missing, the next is of {_stamp(series.times[read])}. Give all rows, with empty fields where nothing "
+            "was observed, or read the whole table without --state-in."
+        )
+    return read
+
+
+# --- tables
+
+
+def _read(
+    source: str, model: SequenceModel, path: str, reading: dict[str, Any], rows: int, *, known: bool = False
+) -> list[Series]:
+    """Series of a table, with the columns and the frequency that the model was trained on.
+
+    With ``known`` they go on with what was read before, so one row is enough.
+    """
     task = model.task
+    options = reading_of(source) | {name: value for name, value in reading.items() if value}
+    series, frequency = SeriesSource.of_file(path, **options).read(rows, task.frequency if known else None)
     if missing := [c for c in task.channels if c not in series[0].columns]:
         raise InputError(f"{path} lacks the column {', '.join(missing)} that the model was trained on.")
     if frequency != task.frequency:

@@ -31,6 +31,8 @@ Start = Annotated[
     str | None,
     typer.Option("--backbone", help="Trained backbone to start from: a run, checkpoint or name; none for a new one."),
 ]
+StateIn = Annotated[Path | None, typer.Option(help="Memory to go on from: a file that --state-out wrote.")]
+StateOut = Annotated[Path | None, typer.Option(help="File to write the memory to, as it is after the last row.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Records or windows read side by side.")]
 
 _COMMON = {

@@ -17,6 +17,8 @@ from titans_seq.cli.command import (
     Seed,
     Settings,
     Start,
+    StateIn,
+    StateOut,
     Threads,
     absolute,
     backbone_of,
@@ -135,6 +137,8 @@ def predict(
     table: Table,
     out: Out,
     quantiles: Quantiles = None,
+    state_in: StateIn = None,
+    state_out: StateOut = None,
     format: Format = None,
     time: Time = None,
     id: Id = None,
@@ -151,6 +155,9 @@ def predict(
 ) -> Any:
     """Forecast what follows the last row of each series.
 
+    A model that was trained with --set task.reads=stream goes on from the state that an earlier command left, so
+    that a table of new rows is enough.
+
     Example: titans-seq forecast predict runs/sensors sensors.csv --out forecast.csv --quantiles 0.1,0.5,0.9
     """
     from titans_seq.forecast import predict as run_predict
@@ -163,6 +170,8 @@ def predict(
         table,
         out,
         quantiles=quantiles,
+        state_in=state_in,
+        state_out=state_out,
         resume=resume,
         overwrite=overwrite,
         dry_run=dry_run,

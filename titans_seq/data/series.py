@@ -372,6 +372,7 @@ def tidy(
     on_duplicate: OnDuplicate = "error",
     on_gap: OnGap = "nan",
     min_rows: int = 2,
+    frequency: str | None = None,
     judge: Judge = STRICT,
 ) -> SeriesTable:
     """Sort rows into series, and tell what is wrong with them; arguments and errors as for `read_series`."""
@@ -382,7 +383,7 @@ def tidy(
     frame = _without_duplicates(rows, frame, on_duplicate, judge)
 
     series, found = np.unique(frame["series"].to_numpy(), return_counts=True)
-    needed = max(min_rows, 2)
+    needed = max(min_rows, 1 if frequency else 2)
     if found.min() < needed:
         short = int(found.argmin())
         more = f"; series too short in all: {int((found < needed).sum()):,}" if len(series) > 1 else ""
@@ -390,9 +391,15 @@ def tidy(
         judge.refuse(message)
         if found.max() < 2:
             raise InputError(message)
-    frequency, ratios = find_frequency(_at(frame), frame["series"].to_numpy())
-    _tell_gaps(rows, frame, frequency, ratios, on_gap, judge)
-    _tell_values(rows, frame, judge)
+    goes_on = frequency is not None  # then a column may well hold one value, or none
+    if frequency is None or found.max() > 1:
+        frequency, ratios = find_frequency(_at(frame), frame["series"].to_numpy())
+        _tell_gaps(rows, frame, frequency, ratios, on_gap, judge)
+        share = float((ratios == 1).mean())
+    else:
+        share = 1.0
+    if not goes_on:
+        _tell_values(rows, frame, judge)
 
     values = np.ascontiguousarray(frame.select(rows.values).to_numpy(), dtype=np.float64)
     cuts = np.cumsum(found)[:-1]
@@ -403,7 +410,7 @@ def tidy(
         ),
         rows.layout,
         frequency,
-        float((ratios == 1).mean()),
+        share,
         step_of(frequency),
     )
 
@@ -419,6 +426,7 @@ def read_series(
     on_duplicate: OnDuplicate = "error",
     on_gap: OnGap = "nan",
     min_rows: int = 2,
+    frequency: str | None = None,
     missing: Sequence[str] = MISSING,
     judge: Judge = STRICT,
 ) -> SeriesTable:
@@ -438,6 +446,7 @@ def read_series(
         on_duplicate: what a series gets that has two values at one time.
         on_gap: whether steps of different length are refused.
         min_rows: rows that each series must have.
+        frequency: known beforehand, of rows that go on with earlier ones: one row is then enough.
         missing: what stands for a missing value; a number is compared as a number.
         judge: what to do about what training would refuse, and about doubts.
 
@@ -447,4 +456,4 @@ def read_series(
     rows = read_rows(
         path, format=format, time=time, id=id, target=target, time_format=time_format, missing=missing, judge=judge
     )
-    return tidy(rows, on_duplicate=on_duplicate, on_gap=on_gap, min_rows=min_rows, judge=judge)
+    return tidy(rows, on_duplicate=on_duplicate, on_gap=on_gap, min_rows=min_rows, frequency=frequency, judge=judge)

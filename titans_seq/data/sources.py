@@ -171,13 +171,14 @@ class SeriesSource(Choice):
         """The source of one file."""
         return cls(path=path, **reading)
 
-    def read(self, min_rows: int = 2) -> tuple[list[Series], str]:
-        """Evenly spaced series (gaps are missing rows) and their frequency."""
+    def read(self, min_rows: int = 2, frequency: str | None = None) -> tuple[list[Series], str]:
+        """Evenly spaced series (gaps are missing rows) and their frequency; where it is known one row is enough."""
         from titans_seq.data.series import read_series, regular
 
         table = read_series(
             data_file(self.path),
             min_rows=min_rows,
+            frequency=frequency,
             **self.model_dump(include=set(self.reading)),
         )
         return [regular(series, table.frequency) for series in table.series], table.frequency
@@ -192,7 +193,7 @@ class SeriesSource(Choice):
         need = task.lookback + task.horizon
         series, frequency = self.read(min_rows=need)
         borders = [self.borders(len(s.times)) for s in series]
-        train = SeriesWindows(series, [(0, b[0]) for b in borders], task.lookback, task.horizon)
+        train = SeriesWindows(series, [(0, b[0]) for b in borders], task.lookback, task.horizon, open=task.open)
         validation = SeriesWindows(series, [(b[0], b[1]) for b in borders], task.lookback, task.horizon)
         for name, part, more in (("train on", train, need), ("validate with", validation, task.horizon)):
             if not len(part):

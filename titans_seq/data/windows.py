@@ -105,7 +105,8 @@ class SeriesWindows:
     """Look-back and future around every origin between two rows of each series.
 
     An item holds ``past`` (L, C), ``future`` (H, C) with 0 where a value is missing, and the marks ``observed``
-    (L, C) and ``future_observed`` (H, C). An origin is the row of the first forecast.
+    (L, C) and ``future_observed`` (H, C). An origin is the row of the first forecast. With ``open`` an item of
+    training also holds how many of its last patch's rows are to be seen, at random.
 
     Args:
         series: all of the same columns.
@@ -113,10 +114,19 @@ class SeriesWindows:
         lookback: L rows.
         horizon: H rows.
         step: rows from one origin to the next.
+        open: rows of a patch, for a model that reads streams; else 0.
     """
 
-    def __init__(self, series: list[Series], spans: list[tuple[int, int]], lookback: int, horizon: int, step: int = 1):
-        self.series, self.lookback, self.horizon = series, lookback, horizon
+    def __init__(
+        self,
+        series: list[Series],
+        spans: list[tuple[int, int]],
+        lookback: int,
+        horizon: int,
+        step: int = 1,
+        open: int = 0,
+    ):
+        self.series, self.lookback, self.horizon, self.open = series, lookback, horizon, open
         self.values = [np.nan_to_num(s.values).astype(np.float32) for s in series]
         self.seen = [np.isfinite(s.values) for s in series]
         self.origins = [np.arange(max(a, lookback), b - horizon + 1, step) for a, b in spans]
@@ -135,7 +145,9 @@ class SeriesWindows:
         number, t = self.place(index)
         past, future = slice(t - self.lookback, t), slice(t, t + self.horizon)
         values, seen = self.values[number], self.seen[number]
+        cut = {"open": np.array(rng.integers(1, self.open + 1))} if rng is not None and self.open else {}
         return {
+            **cut,
             "past": values[past],
             "observed": seen[past],
             "future": values[future],
@@ -143,5 +155,5 @@ class SeriesWindows:
         }
 
     def collate(self, items: list[Item]) -> Item:
-        """Batch of the same four, (B, L, C) and (B, H, C)."""
+        """Batch of the same, (B, L, C), (B, H, C) and (B,)."""
         return {name: np.stack([item[name] for item in items]) for name in items[0]}

@@ -1,6 +1,7 @@
-"""Multivariate probabilistic forecasting: patches of a look-back window in, all steps of the horizon out."""
+"""Multivariate probabilistic forecasting: patches of a look-back window, or of a stream, in; the horizon out."""
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+import math
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from titans_seq.embedding import Embedding, Patches
 from titans_seq.miras.choice import Choice
 
 STD_FLOOR = 1e-5  # in training standard deviations; a constant window is read as zeros
+STREAM_PATCHES = 32  # a training window of a stream, unless it is said
 
 
 class Quantiles(Choice):
@@ -142,26 +144,157 @@ class ForecastHead(nn.Module):
         return self.task.output.ordered(raw) * read.scale[..., None] + read.location[..., None]
 
 
-class Forecasting(Choice):
-    """Direct forecast of ``horizon`` rows from the ``lookback`` rows before them.
+class Scaled(NamedTuple):
+    """Patches of a stream as the backbone reads them, and what was taken out of each."""
 
-    Scaling by the statistics of the training rows comes first; errors and the loss are in these units. With
-    ``normalisation="instance"`` each look-back window is also brought to mean 0 and deviation 1 and the forecast
-    taken back (reversible instance normalisation). ``"training"`` does no more, so that continuing a stream
-    equals reading it again.
+    features: Tensor  # (B, N, F), or (B C, N, F) where channels are read apart
+    location: Tensor  # (B, N, C) in training standard deviations
+    scale: Tensor
+
+
+class Opened(NamedTuple):
+    """What the head keeps of a stream: every patch of a training window, else the last alone."""
+
+    hidden: Tensor  # (B, N, D), or (B C, N, D)
+    location: Tensor  # (B, N, C)
+    scale: Tensor
+    filled: int | None = None  # rows seen of the last patch; None to keep what follows every patch
+
+
+class StreamHead(nn.Module):
+    """Scale patches causally, and map what the backbone made of each to the rows behind its first, (B, H, C, Q).
+
+    A patch gives the P - 1 + H rows that follow its first row, the place of each fixed to the patch; of these, the H
+    rows after the last that was seen are the forecast. So an open patch needs no head of its own, nor has the head
+    to know how many of its rows were seen: which could not be told from rows whose values are missing.
+    """
+
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, task: "Forecasting"):
+        super().__init__()
+        self.task = task
+        self.register_buffer("location", torch.tensor(task.location), persistent=False)
+        self.register_buffer("scale", torch.tensor(task.scale), persistent=False)
+        self.channels = len(task.channels)
+        apart = 1 if not task.mixing else self.channels
+        self.dropout = nn.Dropout(task.dropout)
+        self.steps = nn.Linear(width, task.reach * apart * len(task.output.levels))
+
+    def initial_running(self, batch: int) -> Tensor:
+        """Running count, sum and sum of squares (B, 3, C) before any row: a patch of the training rows' moments."""
+        prior = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64, device=self.location.device)
+        return self.task.patch * prior[:, None].expand(batch, 3, self.channels)
+
+    def scaled(self, values: Tensor, seen: Tensor, running: Tensor) -> tuple[Scaled, Tensor]:
+        """Cut rows into patches and scale each by what was read up to its own last row.
+
+        Args:
+            values: (B, N P, C) in the data's units.
+            seen: (B, N P, C) marks of observation.
+            running: (B, 3, C) of the rows before them, see `initial_running`.
+
+        Returns:
+            The patches, and ``running`` after them.
+        """
+        P = self.task.patch
+        marks = seen.double().unflatten(1, (-1, P))  # (B, N, P, C)
+        x = (values.double().unflatten(1, (-1, P)) - self.location) / self.scale * marks
+        if self.task.normalisation == "running":
+            moments = torch.stack([marks.sum(2), x.sum(2), x.square().sum(2)], 2)  # (B, N, 3, C)
+            after = _decayed(moments, running, math.exp(-P / self.task.lookback))
+            running = after[:, -1]
+            location = after[:, :, 1] / after[:, :, 0]
+            variance = after[:, :, 2] / after[:, :, 0] - location.square()
+            scale = (variance.clamp(min=0) + STD_FLOOR**2).sqrt()
+        else:
+            location, scale = torch.zeros_like(x[:, :, 0]), torch.ones_like(x[:, :, 0])
+        x = (x - location[:, :, None]) / scale[:, :, None] * marks
+        both = torch.stack([x, marks], -1).transpose(2, 3).transpose(3, 4)  # (B, N, C, 2, P)
+        features = both.flatten(2) if self.task.mixing else both.transpose(1, 2).flatten(0, 1).flatten(2)
+        dtype = self.steps.weight.dtype
+        return Scaled(features.to(dtype), location.to(dtype), scale.to(dtype)), running
+
+    def _window(self, batch: dict[str, Tensor]) -> Scaled:
+        """A window as a stream of its own; in training only ``open`` rows (B,) of its last patch are seen."""
+        seen = batch["observed"]
+        if "open" in batch:
+            last = torch.arange(seen.shape[1], device=seen.device) - (self.task.lookback - self.task.patch)
+            seen = seen & (last < batch["open"][:, None])[:, :, None]
+        return self.scaled(batch["past"], seen, self.initial_running(len(seen)))[0]
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Patches (B, N, F), or (B C, N, F) where channels are read apart; F is values and marks of observation."""
+        return self._window(batch).features
+
+    def start(self, batch: dict[str, Tensor]) -> None:
+        """A window is one block."""
+
+    def fold(self, so_far: None, hidden: Tensor, batch: dict[str, Tensor]) -> Opened:
+        """Keep the last row of hidden (B, N, D), or in training all."""
+        _, location, scale = self._window(batch)
+        if "open" in batch:
+            return Opened(hidden, location, scale)
+        return Opened(hidden[:, -1:], location[:, -1:], scale[:, -1:], self.task.patch)
+
+    def result(self, read: Opened) -> Tensor:
+        """Forecast (B, H, C, Q) in training standard deviations; the rows (B, N, P - 1 + H, C, Q) in training."""
+        rows, Q = self.task.reach, len(self.task.output.levels)
+        raw = self.steps(self.dropout(read.hidden))
+        raw = raw if raw.dtype == torch.float64 else raw.float()
+        raw = (
+            raw.unflatten(-1, (rows, -1, Q))
+            if self.task.mixing
+            else raw.unflatten(0, (-1, self.channels)).unflatten(-1, (rows, Q)).permute(0, 2, 3, 1, 4)
+        )
+        if read.filled is not None:
+            raw = raw[:, :, read.filled - 1 : read.filled - 1 + self.task.horizon]
+        output = self.task.output.ordered(raw) * read.scale[:, :, None, :, None] + read.location[:, :, None, :, None]
+        return output if read.filled is None else output[:, -1]
+
+
+def _decayed(moments: Tensor, before: Tensor, keep: float) -> Tensor:
+    """Running sums s_n = keep s_{n-1} + m_n of moments (B, N, 3, C) after ``before`` (B, 3, C)."""
+    n = torch.arange(moments.shape[1], device=moments.device)
+    age = (n[:, None] - n).double()
+    weights = torch.where(age >= 0, keep ** age.clamp(min=0), 0.0)
+    carried = keep ** (n + 1).double()[:, None, None] * before[:, None]
+    return torch.einsum("nm,bmsc->bnsc", weights, moments) + carried
+
+
+class Forecasting(Choice):
+    """Direct forecast of ``horizon`` rows from a look-back window before them, or from all that a stream has read.
+
+    Scaling by the statistics of the training rows comes first; errors and the loss are in these units.
+
+    ``reads="window"``: each forecast reads the ``lookback`` rows before it from an empty memory, in patches that may
+    overlap. With ``normalisation="instance"`` each window is also brought to mean 0 and deviation 1 and the forecast
+    taken back (reversible instance normalisation); ``"training"`` does no more.
+
+    ``reads="stream"``: patches stand side by side from the series' first row on, and the memory is carried from one
+    to the next. The last patch is open: it is read anew for every forecast, its unseen rows marked as not observed,
+    and written to the carried memory when the row behind it comes. ``normalisation="running"`` scales a patch by a
+    mean and deviation that are carried too and forget over ``lookback`` rows, ``"training"`` not at all; so that
+    continuing a stream equals reading it again. It is trained on windows of ``lookback`` rows, on what follows each
+    of their patches, and half of the loss is of the last one, cut at a random row as it is in use.
     """
 
     kind: Literal["forecasting"] = "forecasting"
     field: ClassVar[str] = "forecast"
-    causal: ClassVar[bool] = False
     data: ClassVar[str] = "series"  # kind of source it is trained on
     monitor: ClassVar[tuple[str, int]] = ("loss", -1)
     horizon: int = Field(ge=1, le=100_000, description="Rows to forecast.")
-    lookback: int = Field(default=96, ge=1, le=10_000_000, description="Rows read before them.")
+    reads: Literal["window", "stream"] = Field(
+        default="window", description="Each look-back window anew, or the whole series once with its memory carried."
+    )
+    lookback: int = Field(
+        default=96, ge=1, le=10_000_000, description="Rows read before them; of a stream, rows of a training window."
+    )
     patch: int = Field(default=16, ge=1, description="Rows a token.")
     stride: int = Field(default=8, ge=1, description="Rows from one token to the next.")
     mixing: bool = Field(default=False, description="Read all channels in one token, instead of each channel apart.")
-    normalisation: Literal["instance", "training"] = "instance"
+    normalisation: Literal["instance", "running", "training"] = "instance"
     pool: Literal["last", "flatten"] = Field(default="flatten", description="Forecast from the last token or from all.")
     shortcut: bool = Field(default=False, description="Add one linear map of the normalised window.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the forecast layer.")
@@ -171,6 +304,27 @@ class Forecasting(Choice):
     location: tuple[float, ...] = Field(default=(), description="Mean of each channel over the training rows.")
     scale: tuple[float, ...] = Field(default=(), description="Standard deviation likewise.")
     frequency: str = Field(default="", description="Step of the timestamps, from the data if empty.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stream_defaults(cls, given: Any) -> Any:
+        """What a stream needs, where nothing else is said."""
+        if not isinstance(given, dict) or given.get("reads") != "stream":
+            return given
+        patch = given.get("patch", cls.model_fields["patch"].default)
+        sizes = {"stride": patch, "lookback": STREAM_PATCHES * patch} if isinstance(patch, int) else {}
+        return {"normalisation": "running", "pool": "last", **sizes, **given}
+
+    @model_validator(mode="after")
+    def _suits_how_it_reads(self) -> "Forecasting":
+        if self.reads == "window":
+            if self.normalisation == "running":
+                raise ValueError('normalisation "running" is carried along a stream: set reads to stream')
+        elif self.normalisation == "instance":
+            raise ValueError('reads "stream" has no window to normalise by: set normalisation to running or training')
+        elif self.stride != self.patch or self.pool != "last" or self.shortcut:
+            raise ValueError('reads "stream" needs stride equal to patch, pool "last" and no shortcut')
+        return self
 
     @model_validator(mode="after")
     def _patches_fit(self) -> "Forecasting":
@@ -188,22 +342,58 @@ class Forecasting(Choice):
         """Tokens a window, N."""
         return (self.lookback - self.patch) // self.stride + 1
 
+    @property
+    def causal(self) -> bool:
+        """Whether the backbone must be causal."""
+        return self.reads == "stream"
+
+    @property
+    def before(self) -> int:
+        """Rows that must stand in a table before a forecast."""
+        return self.lookback if self.reads == "window" else 1
+
+    @property
+    def open(self) -> int:
+        """Rows of a training window's last patch of which a random number is seen; 0 where all are."""
+        return self.patch if self.reads == "stream" else 0
+
+    @property
+    def reach(self) -> int:
+        """Rows behind its first that a patch of a stream tells, P - 1 + H."""
+        return self.patch - 1 + self.horizon
+
     def embedding(self) -> Embedding:
         """How the backbone reads."""
         return Patches(features=2 * self.patch * (max(1, len(self.channels)) if self.mixing else 1))
 
-    def head(self, width: int) -> ForecastHead:
-        """From hidden rows of a window to all steps, channels and quantiles."""
-        return ForecastHead(width, self)
+    def head(self, width: int) -> ForecastHead | StreamHead:
+        """From hidden rows of a window, or of a stream, to all steps, channels and quantiles."""
+        return ForecastHead(width, self) if self.reads == "window" else StreamHead(width, self)
 
     def targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Future (B, H, C) in training standard deviations, and marks of observation."""
         location, scale = (batch["future"].new_tensor(s) for s in (self.location, self.scale))
         return (batch["future"] - location) / scale, batch["future_observed"]
 
+    def _every_target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What follows the first row of each patch (B, N, P - 1 + H, C), and its weight.
+
+        Rows of a patch are no target, but for the unseen ones of the last, which weighs as much as all others.
+        """
+        location, scale = (batch["future"].new_tensor(s) for s in (self.location, self.scale))
+        rows = torch.cat([(batch["past"] - location) / scale, (batch["future"] - location) / scale], 1)
+        known = torch.cat([batch["observed"], batch["future_observed"]], 1)
+        rows, known = (part[:, 1:].unfold(1, self.reach, self.patch).transpose(2, 3) for part in (rows, known))
+        filled = torch.full((len(rows), self.patches), self.patch, device=rows.device)
+        filled[:, -1] = batch["open"]
+        ahead = torch.arange(1, self.reach + 1, device=rows.device) >= filled[..., None]
+        weight = torch.ones(self.patches, device=rows.device)
+        weight[-1] = max(1, self.patches - 1)
+        return rows, known * ahead[..., None] * weight[:, None, None]
+
     def loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Mean loss of the observed steps, in training standard deviations."""
-        target, seen = self.targets(batch)
+        target, seen = self._every_target(batch) if "open" in batch else self.targets(batch)
         return (self.output.loss(output, target) * seen).sum() / seen.sum().clamp(min=1)
 
     def measures(self, output: Tensor, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
