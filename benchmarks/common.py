@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from titans_seq.bench.results import processor
+
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "lightning", "numpy", "scikit-learn")
 
@@ -27,13 +29,6 @@ def arguments(about: str) -> argparse.Namespace:
     options.data = Path(data)
     options.work.mkdir(parents=True, exist_ok=True)
     return options
-
-
-def processor() -> str:
-    """Name of the CPU, where the system tells."""
-    cpu = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def keep(name: str, found: dict[str, Any], threads: int) -> None:

@@ -32,7 +32,7 @@ FLOORS = [
     {"memory", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
     {"training", "stream", "checkpoint", "data", "baselines"},
-    {"run", "forecast", "demo", "doctor", "recipe", "report"},
+    {"run", "forecast", "genomics", "demo", "doctor", "bench", "recipe", "report"},
     {"cli"},
 ]
 BESIDE = {
@@ -46,7 +46,9 @@ BESIDE = {
     "baselines": {"data"},
     "run": {"recipe", "report"},
     "forecast": {"recipe", "run"},
-    "demo": {"forecast", "recipe", "report", "run"},
+    "genomics": {"run"},
+    "bench": {"report"},
+    "demo": {"forecast", "genomics", "recipe", "report", "run"},
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=-1) for room in rooms}
 # What a room may import from outside; the others may import any dependency, and data all but torch.

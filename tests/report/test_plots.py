@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from titans_seq.data.record import Series
-from titans_seq.report.plots import bits, forecast_plot, likelihood_plot, training_curve
+from titans_seq.report.plots import Panel, bits, forecast_plot, likelihood_plot, scaling_plot, training_curve
 
 NAMES = ["temperature", "$\\frac{", "a\x00b\nc", "温度", "x" * 10_000, "<b>"]
 START = datetime(2024, 1, 1)
@@ -107,3 +107,13 @@ def test_training_curve_of_any_length(tmp_path: Path, steps: int) -> None:
     (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
     training_curve(tmp_path / "metrics.csv", tmp_path / "a.png", monitor="mcc", sign=1)
     shown(tmp_path / "a.png")
+
+
+def test_sizes_and_what_grows_with_them(tmp_path: Path) -> None:
+    lines = {f"model {i}": [(1024, 100.0 + i), (2**21, 10.0 + i)] for i in range(11)}
+    panels = [Panel(name, "tokens", "tokens a second", lines) for name in ("speed", "$\\frac{")]
+    scaling_plot(panels, tmp_path / "scaling.png", title="x" * 1000)
+    assert shown(tmp_path / "scaling.png")
+    dot = [Panel(name, "x", "y", {"a": [(1.0, 1.0)]}) for name in "ab"]
+    scaling_plot(dot, tmp_path / "dot.png")
+    assert shown(tmp_path / "dot.png")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from titans_seq import __version__
-from titans_seq.cli import forecast, genomics, models, top
+from titans_seq.cli import bench, forecast, genomics, models, top
 
 app = typer.Typer(
     name="titans-seq",
@@ -36,6 +36,7 @@ top.register(app)
 app.add_typer(genomics.app, name="genomics", help="Sequences: FASTA and labelled tables.")
 app.add_typer(forecast.app, name="forecast", help="Time series: wide and long tables.")
 app.add_typer(models.app, name="models", help="Backbones, configs and checkpoints.")
+app.add_typer(bench.app, name="bench", help="Speed and memory on this machine.")
 
 
 def main() -> None:

@@ -6,12 +6,13 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.dates as dates
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from titans_seq.data.record import Series
 from titans_seq.files import whole_file
@@ -265,3 +266,52 @@ def _distributions(axes: Axes, values: Mapping[str, list[float]]) -> None:
     if any(values.values()):
         axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
         axes.legend(fontsize=8.5, frameon=False, loc="upper left")
+
+
+# --- benchmarks
+
+STYLES = [(colour, style) for style in ("-", "--") for colour in (BLUE, ORANGE, GREEN, INK, GREY)]
+
+
+class Panel(NamedTuple):
+    """One pair of axes, both logarithmic."""
+
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]  # points by name; a name has one colour in all panels
+
+
+def scaling_plot(panels: Sequence[Panel], out: Path, *, title: str = "") -> None:
+    """Draw how quantities grow with a size, as lines in panels side by side.
+
+    Args:
+        panels: what to draw.
+        out: PNG to write.
+        title: of the picture.
+    """
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
+    figure = _figure(4.4 * len(panels), 4.6)
+    handles = {}
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, points in panel.lines.items():
+            colour, style = styles[name]
+            sizes, values = zip(*points, strict=True)
+            line = axes.plot(sizes, values, style, color=colour, marker="o", markersize=4, linewidth=1.6)
+            handles[name] = line[0]
+        axes.set(xscale="log", yscale="log")
+        axes.xaxis.set_major_locator(LogLocator(base=4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x < 2**20 else f"{x / 2**20:g} Mi"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.12g}"))
+        _named(axes, panel.x, panel.y)
+        _titled(axes, panel.title)
+        axes.tick_params(axis="x", labelrotation=30)
+        axes.minorticks_off()
+    if title:
+        figure.suptitle(_shown(title, TITLE), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5, frameon=False
+    )
+    _save(figure, out)
