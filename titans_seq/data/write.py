@@ -1,7 +1,7 @@
 """Prediction files by suffix, written so that a kill loses and repeats nothing.
 
-While the work runs, rows are JSON lines in a part file beside the target; only at the end do they become the
-target, in one step. So a file under its final name is always complete.
+While the work runs, rows stand in a part file beside the target; only at the end do they become the target, in one
+step. So a file under its final name is always complete. `titans_seq.data.arrays` has the files of many numbers.
 """
 
 import csv
@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from titans_seq.errors import ModelError, UsageError
 from titans_seq.files import telling_disk_faults, whole_file
@@ -23,18 +23,22 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end a row, or
 Row = dict[str, Any]
 
 
-def check_suffix(out: Path) -> None:
+def check_suffix(out: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
     """Refuse an output whose format is not known, before any work is done."""
-    if out.suffix not in SUFFIXES:
-        raise UsageError(f"{out} should end in one of {', '.join(SUFFIXES)}, which say in what form to write.")
+    if out.suffix not in suffixes:
+        raise UsageError(f"{out} should end in one of {', '.join(suffixes)}, which say in what form to write.")
 
 
-class RowFile:
+class PartFile:
     """Rows on their way to ``out``: appended whole, cut back to a known size on resume.
+
+    A subclass says how rows stand in the part file, and how that becomes the target.
 
     Raises:
         ModelError: if less is there than that size.
     """
+
+    suffixes: ClassVar[tuple[str, ...]]
 
     def __init__(self, out: Path, size: int = 0):
         self.out, self.part = out, out.with_name(out.name + ".part")
@@ -47,11 +51,18 @@ class RowFile:
                 )
             self.file.truncate(size)
 
+    def encode(self, rows: list[Row]) -> bytes:
+        """Rows as they stand in the part file."""
+        raise NotImplementedError
+
+    def convert(self, draft: Path) -> int:
+        """Write the part file's rows as the target; returns their number."""
+        raise NotImplementedError
+
     def write(self, rows: list[Row]) -> None:
-        """Append rows; a number that is not finite becomes null. They reach the disk with the next `settle`."""
-        lines = "".join(json.dumps({name: _plain(value) for name, value in row.items()}) + "\n" for row in rows)
+        """Append rows. They reach the disk with the next `settle`."""
         with telling_disk_faults(self.part):
-            self.file.write(lines.encode())
+            self.file.write(self.encode(rows))
 
     def settle(self) -> int:
         """Bring what was written to the disk; returns the part file's size."""
@@ -65,7 +76,7 @@ class RowFile:
         self.settle()
         self.file.close()
         with whole_file(self.out) as draft:
-            count = _convert(self.part, draft, self.out.suffix)
+            count = self.convert(draft)
         self.part.unlink()
         return count
 
@@ -73,6 +84,21 @@ class RowFile:
         """Leave the part file for a later resume."""
         with telling_disk_faults(self.part):
             self.file.close()
+
+
+class RowFile(PartFile):
+    """A table, a row a record; a number that is not finite becomes null."""
+
+    suffixes = SUFFIXES
+
+    def encode(self, rows: list[Row]) -> bytes:
+        """JSON lines."""
+        lines = (json.dumps({name: _plain(value) for name, value in row.items()}) + "\n" for row in rows)
+        return "".join(lines).encode()
+
+    def convert(self, draft: Path) -> int:
+        """A table in the form of the suffix."""
+        return _convert(self.part, draft, self.out.suffix)
 
 
 def _rows(part: Path) -> Iterator[Row]:
@@ -88,7 +114,12 @@ def _plain(value: Any) -> Any:
 def _escaped(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return ("'" if value.startswith(FORMULA) else "") + CONTROL.sub(lambda found: repr(found[0])[1:-1], value)
+    return ("'" if value.startswith(FORMULA) else "") + shown_controls(value)
+
+
+def shown_controls(text: str) -> str:
+    """Text whose control characters are written out, so that they end no row."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _convert(part: Path, draft: Path, suffix: str) -> int:

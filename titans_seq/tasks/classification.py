@@ -1,6 +1,6 @@
 """Sequence classification."""
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -8,19 +8,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from titans_seq.embedding import PAD, Embedding, Nucleotides
+from titans_seq.embedding import Embedding, Nucleotides
 from titans_seq.miras.choice import Choice
+from titans_seq.tasks.pooling import Pool, Pooling
 
 
-class Pool(NamedTuple):
-    """Hidden rows summed so far."""
-
-    total: Tensor  # (B, D), float32 at least
-    rows: Tensor  # (B, 1) rows in it; padding is not
-
-
-class PooledHead(nn.Module):
-    """Mean of the hidden rows to one logit a class, (B, T, D) → (B, C); the mean is carried over blocks."""
+class PooledHead(Pooling, nn.Module):
+    """Mean of the hidden rows to one logit a class, (B, T, D) → (B, C)."""
 
     def __init__(self, width: int, classes: int, dropout: float):
         super().__init__()
@@ -28,23 +22,9 @@ class PooledHead(nn.Module):
         self.logits = nn.Linear(width, classes)
         self.width = width
 
-    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, T) as they are."""
-        return batch["tokens"]
-
-    def start(self, batch: dict[str, Tensor]) -> Pool:
-        """Nothing read."""
-        zero = self.logits.weight.new_zeros(len(batch["tokens"]), 1)
-        return Pool(zero.expand(-1, self.width), zero)
-
-    def fold(self, so_far: Pool, hidden: Tensor, batch: dict[str, Tensor]) -> Pool:
-        """Add one block, hidden (B, T, D)."""
-        real = (batch["tokens"] != PAD)[..., None].to(so_far.total.dtype)
-        return Pool(so_far.total + (hidden * real).sum(1), so_far.rows + real.sum(1))
-
     def result(self, read: Pool) -> Tensor:
         """Logits (B, C)."""
-        return self.logits(self.dropout(read.total / read.rows.clamp(min=1)))
+        return self.logits(self.dropout(super().result(read)))
 
 
 class Classification(Choice):

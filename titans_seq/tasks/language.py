@@ -22,6 +22,8 @@ class Likelihood(NamedTuple):
 class LanguageHead(nn.Module):
     """Hidden rows to the probabilities of the next A, C, G, T."""
 
+    behind: ClassVar[bool] = True  # a row has read the tokens before its own
+
     def __init__(self, width: int):
         super().__init__()
         self.logits = nn.Linear(width, N)
@@ -40,6 +42,11 @@ class LanguageHead(nn.Module):
             reduction="none",
         )
         return -nll.unflatten(0, tokens.shape)
+
+    def token_entropy(self, hidden: Tensor) -> Tensor:
+        """Entropy in nats of what is predicted for every token, (B, T, D) → (B, T), float32; ln 4 is the most."""
+        logp = self.logits(hidden).float().log_softmax(-1)
+        return -(logp.exp() * logp).sum(-1)
 
     def start(self, batch: dict[str, Tensor]) -> Likelihood:
         """Nothing read."""
