@@ -323,17 +323,43 @@ def same(one: Path, other: Path) -> None:
     np.testing.assert_allclose(a[numbers].to_numpy(), b[numbers].to_numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("cut", [1, 40, 41, 79])
+@pytest.mark.parametrize("cut", [2, 40, 41, 79])
 def test_new_rows_after_a_state_equal_the_whole_table(
     titans: Any, tiny: Any, run: Path, tmp_path: Path, cut: int
 ) -> None:
-    old = lines(tiny.wide, 0, max(cut, 2), tmp_path / "old.csv")
-    new = lines(tiny.wide, max(cut, 2), None, tmp_path / "new.csv")
+    old = lines(tiny.wide, 0, cut, tmp_path / "old.csv")
+    new = lines(tiny.wide, cut, None, tmp_path / "new.csv")
     titans("forecast", "predict", run, old, "--out", tmp_path / "a.csv", "--state-out", tmp_path / "state")
     told = titans("forecast", "predict", run, new, "--out", tmp_path / "b.csv", "--state-in", tmp_path / "state")
     assert "constant" not in told.stderr, "one row is no constant series"
     titans("forecast", "predict", run, tiny.wide, "--out", tmp_path / "c.csv")
     same(tmp_path / "b.csv", tmp_path / "c.csv")
+
+
+def test_new_rows_may_hold_nothing_and_leave_rows_out(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:
+    """The step is known: of two rows that stand two hours apart the one between them is missing."""
+    old = lines(tiny.wide, 0, 76, tmp_path / "old.csv")
+    table = tiny.wide.read_text().splitlines()
+    rest = [table[77].split(",")[0] + ",,", table[79], table[80]]  # the row 78 is left out
+    (tmp_path / "new.csv").write_text("\n".join([table[0], *rest[:2], ""]))
+    (tmp_path / "last.csv").write_text("\n".join([table[0], rest[2], ""]))
+    (tmp_path / "all.csv").write_text("\n".join([*table[:77], *rest, ""]))
+    states = ["--state-out", tmp_path / "one"], ["--state-in", tmp_path / "one", "--state-out", tmp_path / "two"]
+    titans("forecast", "predict", run, old, "--out", tmp_path / "a.csv", *states[0])
+    assert (
+        "gaps"
+        in titans("forecast", "predict", run, tmp_path / "new.csv", "--out", tmp_path / "b.csv", *states[1]).stderr
+    )
+    last = titans(
+        "forecast", "predict", run, tmp_path / "last.csv", "--out", tmp_path / "c.csv", "--state-in", tmp_path / "two"
+    )
+    assert "warning" not in last.stderr
+    titans("forecast", "predict", run, tmp_path / "all.csv", "--out", tmp_path / "d.csv")
+    same(tmp_path / "c.csv", tmp_path / "d.csv")
+    odd = tmp_path / "odd.csv"
+    odd.write_text(f"{table[0]}\n2024-01-04 04:00:00,1,1\n2024-01-04 04:30:00,1,1\n")
+    told = titans("forecast", "predict", run, odd, "--out", tmp_path / "e.csv", "--state-in", tmp_path / "one", code=3)
+    assert "irregular" in told.stderr
 
 
 def test_states_of_several_series_in_any_order(titans: Any, tiny: Any, run_of_long: Path, tmp_path: Path) -> None:
@@ -396,6 +422,8 @@ def test_a_table_that_does_not_go_on_is_refused(
     (tmp_path / "torn").write_bytes((tmp_path / "state").read_bytes()[:-9])
     assert "not a memory state that can be read" in refused(run, tiny.wide, 5, "torn")
     assert "is not there" in refused(run, tiny.wide, 2, "nothing")
+    save_state((), tmp_path / "other")
+    assert "holds no state of series" in refused(run, tiny.wide, 5, "other")
 
 
 def test_a_model_of_windows_takes_no_state(titans: Any, tiny: Any, models: Any, tmp_path: Path) -> None:

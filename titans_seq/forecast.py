@@ -233,6 +233,15 @@ def _about(source: str, model: SequenceModel, series: list[Series]) -> dict[str,
     }
 
 
+def _last_read(file: Path) -> dict[str, np.datetime64]:
+    """The time of the last row that a state file has read of each series, in the file's order."""
+    _, about = read_state(file)
+    try:
+        return {id: np.datetime64(time, "us") for id, time in json.loads(about["last"]).items()}
+    except (KeyError, ValueError, AttributeError):
+        raise ModelError(f"{file} holds no state of series. Give what forecast predict --state-out wrote.") from None
+
+
 def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, path: str, series: list[Series]) -> None:
     """Let streams go on where a state file stopped.
 
@@ -240,8 +249,7 @@ def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, p
         ModelError: if the file is damaged, or of another model.
         InputError: if a series of the table does not go on where the file's stopped; says which.
     """
-    _, about = read_state(file)
-    last = {id: np.datetime64(time, "us") for id, time in json.loads(about.get("last", "{}")).items()}
+    last = _last_read(file)
     states = load_state(file, (streams.begin,) * len(last), identity(source, [])["model"])
     for one, other, name, lacks in (
         (last, {s.id for s in series}, path, file),

@@ -114,9 +114,114 @@ def test_patches_must_end_with_the_window():
         Forecasting(horizon=1, lookback=100)
 
 
+# --- streams
+
+
+def test_a_stream_has_defaults_of_its_own():
+    task = Forecasting(horizon=1, reads="stream", patch=8)
+    assert (task.stride, task.lookback, task.pool, task.normalisation) == (8, 256, "last", "running")
+    assert task.causal and not Forecasting(horizon=1).causal
+    assert Forecasting.model_validate_json(task.model_dump_json()) == task
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"stride": 4}, "needs stride equal to patch"),
+        ({"pool": "flatten"}, 'pool "last"'),
+        ({"shortcut": True}, "no shortcut"),
+        ({"normalisation": "instance"}, "set normalisation to running or training"),
+        ({"lookback": 20}, "do not end with a look-back of 20"),
+        ({"reads": "window", "normalisation": "running"}, "set reads to stream"),
+    ],
+)
+def test_what_a_stream_cannot_be(given, told):
+    with pytest.raises(ValidationError, match=told):
+        Forecasting(**{"horizon": 1, "reads": "stream", "patch": 8, **given})
+
+
+def streaming(**form: object) -> SequenceModel:
+    torch.manual_seed(0)
+    task = Forecasting(horizon=6, reads="stream", lookback=24, patch=8, **CHANNELS, **form)
+    return SequenceModel(BackboneConfig(width=16, heads=2, depth=1, embedding=task.embedding()), task).double().eval()
+
+
+STREAMS = [
+    {"mixing": False, "normalisation": "running", "output": Quantiles()},
+    {"mixing": True, "normalisation": "training", "output": Point()},
+]
+
+
+@pytest.mark.parametrize("form", STREAMS, ids=("running", "training"))
+def test_a_training_window_scores_what_follows_each_patch(form):
+    """Against loops: rows that are seen are no target, what is missing does not count, the last patch weighs half."""
+    model, batch = streaming(**form), {**windows(), "open": torch.tensor([1, 5, 8])}
+    output = model(batch)
+    assert output.shape == (3, 3, 8 - 1 + 6, 2, len(model.task.output.levels))
+    location, scale = (torch.tensor(CHANNELS[name]).double() for name in ("location", "scale"))
+    rows = (torch.cat([batch["past"], batch["future"]], 1) - location) / scale
+    known = torch.cat([batch["observed"], batch["future_observed"]], 1)
+    total = weights = 0.0
+    for b, n in np.ndindex(3, 3):
+        begin, filled = 8 * n, 8 if n < 2 else int(batch["open"][b])
+        for row in range(begin + filled, begin + 8 + 6):
+            weight = known[b, row] * (2 if n == 2 else 1)
+            total = total + (model.task.output.loss(output[b, n, row - begin - 1], rows[b, row]) * weight).sum()
+            weights += weight.sum()
+    loss = model.task.loss(output, batch)
+    torch.testing.assert_close(loss, total / weights)
+    loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("form", STREAMS, ids=("running", "training"))
+def test_rows_that_are_not_yet_seen_do_not_reach_a_forecast(form):
+    """No patch's forecast depends on a later row: not through the memory, not through the scaling."""
+    model, batch = streaming(**form), {**windows(), "open": torch.tensor([3, 3, 3])}
+    before = model(batch)
+    for first in (8, 11, 19):  # the first row that changes; of the last patch 16, 17, 18 are seen
+        changed = {**batch, "past": batch["past"].clone()}
+        changed["past"][:, first:] += 1e3
+        whole = [n for n in range(3) if min(8 * n + 8, 19) <= first]
+        assert torch.equal(model(changed)[:, whole], before[:, whole])
+
+
+def test_running_moments_are_those_of_the_definition():
+    """A patch is brought to the mean and deviation of all rows up to its own, those of older patches for less."""
+    model, batch = streaming(), windows()
+    head, keep = model.head, np.exp(-8 / 24)
+    scaled, running = head.scaled(batch["past"], batch["observed"], head.initial_running(3))
+    x = ((batch["past"] - torch.tensor(CHANNELS["location"])) / torch.tensor(CHANNELS["scale"])).double().numpy()
+    seen = batch["observed"].numpy()
+    count, total, squares = (8 * np.full((3, 2), m) for m in (1.0, 0.0, 1.0))
+    for n in range(3):
+        rows, marks = x[:, 8 * n : 8 * n + 8], seen[:, 8 * n : 8 * n + 8]
+        count = keep * count + marks.sum(1)
+        total = keep * total + (rows * marks).sum(1)
+        squares = keep * squares + (rows**2 * marks).sum(1)
+        np.testing.assert_allclose(scaled.location[:, n].numpy(), total / count)
+        np.testing.assert_allclose(scaled.scale[:, n].numpy(), np.sqrt(squares / count - (total / count) ** 2))
+    np.testing.assert_allclose(running.numpy(), np.stack([count, total, squares], 1))
+
+
+def test_only_training_items_of_a_stream_are_cut():
+    items = SeriesWindows([series(rng_values(60))], [(0, 60)], 24, 6, open=8)
+    drawn = {int(items.item(0, np.random.default_rng(seed))["open"]) for seed in range(200)}
+    assert drawn == set(range(1, 9))
+    assert "open" not in items.item(0, None)
+    assert items.collate([items.item(i, np.random.default_rng(i)) for i in range(3)])["open"].shape == (3,)
+
+
+def rng_values(count: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 2))
+
+
 def series(values: np.ndarray) -> Series:
     times = np.datetime64("2020-01-01", "us") + np.arange(len(values)) * np.timedelta64(1, "h")
     return Series("", times, values, ("a", "b"))
+
+
+# --- windows, and what forecasts are measured beside
 
 
 def test_seasonal_naive_repeats_the_last_season_and_looks_further_back_where_it_is_missing():

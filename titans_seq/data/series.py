@@ -21,6 +21,7 @@ from titans_seq.data.times import (
     months_of,
     parse_times,
     step_of,
+    steps_in,
 )
 from titans_seq.errors import InputError
 
@@ -391,13 +392,13 @@ def tidy(
         judge.refuse(message)
         if found.max() < 2:
             raise InputError(message)
+    times, number = _at(frame), frame["series"].to_numpy()
     goes_on = frequency is not None  # then a column may well hold one value, or none
-    if frequency is None or found.max() > 1:
-        frequency, ratios = find_frequency(_at(frame), frame["series"].to_numpy())
-        _tell_gaps(rows, frame, frequency, ratios, on_gap, judge)
-        share = float((ratios == 1).mean())
+    if frequency is None:
+        frequency, ratios = find_frequency(times, number)
     else:
-        share = 1.0
+        ratios = steps_in(times, number, frequency)
+    _tell_gaps(rows, frame, frequency, ratios, on_gap, judge)
     if not goes_on:
         _tell_values(rows, frame, judge)
 
@@ -410,7 +411,7 @@ def tidy(
         ),
         rows.layout,
         frequency,
-        share,
+        float((ratios == 1).mean()) if len(ratios) else 1.0,
         step_of(frequency),
     )
 

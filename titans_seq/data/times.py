@@ -205,3 +205,12 @@ def find_frequency(times: np.ndarray, series: np.ndarray) -> tuple[str, np.ndarr
     lengths, counts = np.unique(steps, return_counts=True)
     commonest = int(lengths[counts.argmax()])
     return _frequency_name(commonest, months), steps / commonest
+
+
+def steps_in(times: np.ndarray, series: np.ndarray, frequency: str) -> np.ndarray:
+    """Return each step of sorted series as a multiple of ``frequency``; arguments as for `find_frequency`."""
+    inside = series[1:] == series[:-1]
+    step = step_of(frequency)
+    if step is not None:
+        return np.asarray(np.diff(times)[inside] / step)
+    return np.asarray(np.diff(times.astype("M8[M]")).astype(np.int64)[inside] / (months_of(frequency) or 1))
