@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common import arguments, keep, train
 
-from titans_seq.run import evaluate
+from titans_seq.genomics import evaluate
 
 BACKBONE = {
     "width": 128,

@@ -178,7 +178,8 @@ def test_the_release_is_told_alike_everywhere() -> None:
 
 
 def test_dependencies_are_those_that_are_imported() -> None:
-    declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    texts = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["bigwig"]
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
     tops = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for _, name in imports(file)}
     outside = tops - sys.stdlib_module_names - {"titans_seq", ""}
     used = {canonicalize_name({"sklearn": "scikit-learn", "yaml": "PyYAML"}.get(top, top)) for top in outside}

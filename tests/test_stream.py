@@ -296,7 +296,7 @@ def stopped(titans: Any, models: Any, fasta: Path, tmp_path: Path, monkeypatch: 
             yield step
 
     with monkeypatch.context() as patch:
-        patch.setattr("titans_seq.run.sequence_steps", signalled)
+        patch.setattr("titans_seq.genomics.sequence_steps", signalled)
         told = titans(*given, "--batch-size", 2, code=143).stderr
     assert "Stopped by SIGTERM" in told and "the same command with --resume goes on" in told
     assert not (tmp_path / "out.csv").exists()

@@ -13,11 +13,12 @@ from titans_seq import forecast
 from titans_seq.checkpoint import load_pretrained
 from titans_seq.data.fasta import read_fasta
 from titans_seq.files import must_be_new, to_json, write_text
+from titans_seq.genomics import evaluate, predict
 from titans_seq.progress import Progress
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.plots import forecast_plot, likelihood_plot
 from titans_seq.resources import data_file
-from titans_seq.run import evaluate, predict, prepare, train
+from titans_seq.run import prepare, train
 from titans_seq.stream import token_loglik
 
 REGION = "sample:ecoli_region/region.fa.gz"

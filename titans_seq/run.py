@@ -1,4 +1,4 @@
-"""The verbs that both fields share, and those of sequences: train, predict, evaluate."""
+"""What both fields share: the verb train, and the parts of those that write predictions."""
 
 import json
 import os
@@ -6,14 +6,13 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from titans_seq import __version__, baselines
+from titans_seq import __version__
 from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import (
     SequenceModel,
@@ -24,18 +23,12 @@ from titans_seq.checkpoint import (
     load_pretrained,
     save_pretrained,
 )
-from titans_seq.data.fasta import Block, read_blocks
-from titans_seq.data.sequences import is_fasta, read_sequences
-from titans_seq.data.sources import SOURCES
 from titans_seq.data.windows import Items
-from titans_seq.data.write import check_suffix
-from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, TitansError, UsageError, warn
+from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
+from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, write_text
-from titans_seq.progress import Progress
 from titans_seq.recipe import Recipe, differences, load_recipe
-from titans_seq.resources import data_file
-from titans_seq.stream import Point, Steps, block_size, carried_template, prefetch, run_stream, sequence_steps
-from titans_seq.training.evaluation import evaluate as measure
+from titans_seq.stream import Point, Steps, run_stream
 from titans_seq.training.module import fit
 
 # --- what every verb needs
@@ -240,10 +233,10 @@ def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict
     return manifest
 
 
-# --- predict and evaluate
+# --- predict
 
 
-def _data_of(source: str) -> Any:
+def data_of(source: str) -> Any:
     """The recipe's ``data`` of a model that is a run; None for a checkpoint folder alone."""
     recipe = find(source).parent / "recipe.yaml"
     return load_recipe(recipe).data if recipe.is_file() else None
@@ -251,7 +244,7 @@ def _data_of(source: str) -> Any:
 
 def reading_of(source: str) -> dict[str, Any]:
     """Options that the training files of a model needed, and others like them are likely to need too."""
-    data = _data_of(source)
+    data = data_of(source)
     return {} if data is None else data.model_dump(include=set(data.reading))
 
 
@@ -275,11 +268,29 @@ def identity(source: str, inputs: list[Path], **options: Any) -> dict[str, str]:
     return {"model": sha256(find(source) / "model.safetensors"), **sums, **{k: str(v) for k, v in options.items()}}
 
 
-def finished(out: Path, overwrite: bool, resume: bool) -> bool:
+def finished(out: Path, overwrite: bool, resume: bool, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Check an output before any work is done; True if a resume finds it complete."""
-    check_suffix(out)
+    check_suffix(out, suffixes)
     must_be_new(out, overwrite=overwrite, resume=resume)
     return resume and out.exists() and not overwrite
+
+
+def check_state_files(state_in: Path | None, state_out: Path | None, may_exist: bool) -> None:
+    """Check the files that a memory is read from and written to, before any work is done."""
+    if state_in is not None and not state_in.is_file():
+        raise UsageError(f"{state_in} is not there. Give the file that an earlier --state-out wrote.")
+    if state_out is not None:
+        if state_in is not None and state_in.resolve() == state_out.resolve():
+            raise UsageError(
+                f"--state-out is the file of --state-in, {state_in}: a stopped command could not be resumed. "
+                "Give it another name."
+            )
+        must_be_new(state_out, overwrite=may_exist)
+
+
+def about(source: str, **facts: str) -> dict[str, str]:
+    """What a state file says of itself: the sum and the name of the model that it belongs to."""
+    return {**identity(source, []), "name": source, **facts}
 
 
 def write(
@@ -289,105 +300,9 @@ def write(
     *,
     resume: bool,
     template: Callable[[], Any] = lambda: None,
+    kind: type[PartFile] = RowFile,
+    at_end: Callable[[Point], None] = lambda point: None,
 ) -> int:
     """Run a streaming job into ``out``, which no second process may write at the same time."""
     with locked(out.with_name(f".{out.name}{LOCK}"), out):
-        return run_stream(steps, out, identity, resume=resume, template=template)
-
-
-def predict(
-    source: str,
-    path: str,
-    out: Path,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> dict[str, Any]:
-    """Predict every record of a FASTA or table with a sequence model, into ``out``."""
-    if finished(out, overwrite, resume):
-        return {"out": str(out), "already_finished": True}
-    file = data_file(path)
-    if resume and not file.is_file():
-        raise UsageError("--resume needs the input as a file: what came through stdin or a pipe is gone.")
-    model = load(source, prepare(device, threads, seed), "genomics")
-    size = block_size(model.backbone.config)
-    sequence = reading_of(source).get("sequence")
-    if dry_run:
-        lengths = [block.start + len(block.codes) for block in blocks_of(file, size, sequence) if block.last]
-        return dry(model, records=len(lengths), bases=sum(lengths))
-    rows = write(
-        out,
-        lambda point: sequence_steps(model, prefetch(blocks_of(file, size, sequence)), batch_size, point),
-        identity(source, [file], batch_size=batch_size),
-        resume=resume,
-        template=lambda: carried_template(model),
-    )
-    return {"out": str(out), "records": rows}
-
-
-def blocks_of(path: Path, size: int, sequence: str | None = None) -> Iterator[Block]:
-    """Records of a FASTA, or of a table with a column of sequences, in blocks of ``size`` bases."""
-    if is_fasta(path) or path.is_dir():
-        yield from read_blocks(path, size=size)
-        return
-    for number, record in enumerate(read_sequences(path, sequence=sequence, need_labels=False)):
-        starts = range(0, max(1, len(record)), size)
-        for start in starts:
-            yield Block(number, record.id, start, record.codes[start : start + size], start == starts[-1])
-
-
-def evaluate(
-    source: str,
-    path: str,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    baseline: bool = True,
-    labels: str | None = None,
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
-
-    A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table.
-    """
-    model = load(source, prepare(device, threads, seed), "genomics")
-    beside = {"labels": labels} if labels else {}
-    data = SOURCES[model.task.data].of_file(path, **reading_of(source), **beside)
-    if data.streamed:
-        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size)
-    items = data.evaluation(model.task)
-    if dry_run:
-        return dry(model, items=len(items))
-    found: dict[str, Any] = {"items": len(items), "model": measure(model, items, batch_size, "evaluating")}
-    data = _data_of(source)
-    if baseline and data is not None:
-        try:
-            train = data.read(data.train)
-        except TitansError as error:  # the training table may be gone or changed since
-            warn(f"There is no baseline beside the model: {error}")
-            return found
-        p = baselines.kmer_probabilities(train, items.records, model.task.classes)
-        found["kmer_logistic_regression"] = model.task.metrics({"p": p, "label": np.array(items.labels)})
-    return found
-
-
-def _measured_stream(model: SequenceModel, path: str, batch_size: int) -> dict[str, Any]:
-    """Metrics of a model that reads each record as one stream, its memory carried from block to block."""
-    rows, point = [], Point()
-    blocks = blocks_of(data_file(path), block_size(model.backbone.config))
-    with Progress("evaluating", "tokens", None) as progress:
-        for ready, after in sequence_steps(model, prefetch(blocks), batch_size, point):
-            rows += ready
-            progress.add(after.tokens - point.tokens)
-            point = after
-    columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "id"}
-    if not columns["scored_bases"].sum():
-        raise InputError(f"{path}: no base A, C, G, T to measure on. Give other records.")
-    return {"items": len(rows), "model": model.task.metrics(columns)}
+        return run_stream(steps, out, identity, resume=resume, template=template, kind=kind, at_end=at_end)

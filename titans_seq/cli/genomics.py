@@ -17,6 +17,8 @@ from titans_seq.cli.command import (
     Seed,
     Settings,
     Start,
+    StateIn,
+    StateOut,
     Threads,
     absolute,
     backbone_of,
@@ -25,6 +27,16 @@ from titans_seq.cli.command import (
 )
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Input = Annotated[str, typer.Argument(metavar="INPUT", help="FASTA or table of sequences; - is a FASTA on stdin.")]
+Reset = Annotated[
+    str,
+    typer.Option(
+        metavar="RULE",
+        help="When the memory begins anew: record; never (records are one stream); N:LENGTH, also after a run of at "
+        "least LENGTH N; every:LENGTH, also every LENGTH bases.",
+    ),
+]
 
 
 @command(app)
@@ -148,7 +160,7 @@ def evaluate(
     Example: titans-seq genomics evaluate runs/promoters test.csv
     """
     from titans_seq.cli.top import check_new, write_json
-    from titans_seq.run import evaluate as run_evaluate
+    from titans_seq.genomics import evaluate as run_evaluate
 
     check_new(out, overwrite)
     found = run_evaluate(
@@ -169,8 +181,11 @@ def evaluate(
 @command(app)
 def predict(
     model: Model,
-    path: Annotated[str, typer.Argument(metavar="INPUT", help="FASTA or table of sequences; - is a FASTA on stdin.")],
+    path: Input,
     out: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")],
+    state_in: StateIn = None,
+    state_out: StateOut = None,
+    reset: Reset = "record",
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -183,13 +198,145 @@ def predict(
 
     Example: titans-seq genomics predict runs/promoters genome.fa.gz --out predictions.tsv
     """
-    from titans_seq.run import predict as run_predict
+    from titans_seq.genomics import predict as run_predict
 
     return run_predict(
         model,
         path,
         out,
+        state_in=state_in,
+        state_out=state_out,
+        reset=reset,
         resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
+        threads=threads,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+@command(app)
+def score(
+    model: Model,
+    path: Annotated[str, typer.Argument(metavar="FASTA", help="FASTA; - is stdin.")],
+    out: Annotated[Path, typer.Option(help="File to write: .bedgraph or .bw of one track, or .parquet")],
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="loglik|entropy|surprise",
+            help="ln p of each base in nats (the default), entropy in nats, or surprise; .parquet has all by itself.",
+        ),
+    ] = None,
+    state_in: StateIn = None,
+    state_out: StateOut = None,
+    reset: Reset = "record",
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> Any:
+    """Score every base under a language model: a track along the genome. Any length, in flat memory.
+
+    Surprise is the norm of the gradient that a base gives the memory. N has no value.
+
+    Example: titans-seq genomics score runs/genome genome.fa.gz --out loglik.bw --reset N:1000
+    """
+    from titans_seq.genomics import score as run_score
+
+    return run_score(
+        model,
+        path,
+        out,
+        tracks=track or (),
+        state_in=state_in,
+        state_out=state_out,
+        reset=reset,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
+        threads=threads,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+@command(app)
+def embed(
+    model: Model,
+    path: Input,
+    out: Annotated[Path, typer.Option(help="File to write: .parquet .npz")],
+    state_in: StateIn = None,
+    state_out: StateOut = None,
+    reset: Reset = "record",
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> Any:
+    """Turn every record into a vector: the mean of the backbone's last hidden rows. Any length, in flat memory.
+
+    Example: titans-seq genomics embed runs/genome genes.fa --out genes.parquet
+    """
+    from titans_seq.genomics import embed as run_embed
+
+    return run_embed(
+        model,
+        path,
+        out,
+        state_in=state_in,
+        state_out=state_out,
+        reset=reset,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
+        threads=threads,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+@command(app)
+def generate(
+    model: Model,
+    length: Annotated[int, typer.Option(min=1, help="Bases to write behind the prompt, which is not repeated.")],
+    out: Annotated[Path, typer.Option(help="FASTA to write: .fa .fasta .fna")],
+    prompt: Annotated[str, typer.Option(metavar="SEQ", help="Bases that were read before.")] = "",
+    samples: Annotated[int, typer.Option(min=1, help="Records to write.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="Below 1 the likely come oftener; 0 draws nothing.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=1, max=4, help="Draw from so many of the likeliest bases.")] = 4,
+    state_in: StateIn = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> Any:
+    """Let a language model write DNA, base by base, in flat memory; only A, C, G and T.
+
+    Example: titans-seq genomics generate runs/genome --prompt ACGTACGT --length 1000 --out new.fa --seed 7
+    """
+    from titans_seq.genomics import generate as run_generate
+
+    return run_generate(
+        model,
+        out,
+        prompt=prompt,
+        length=length,
+        samples=samples,
+        temperature=temperature,
+        top_k=top_k,
+        state_in=state_in,
         overwrite=overwrite,
         dry_run=dry_run,
         device=device,

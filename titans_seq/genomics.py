@@ -1,0 +1,387 @@
+"""The verbs of sequences: predict, score, embed, generate, evaluate."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from titans_seq import baselines, memory
+from titans_seq.blocks import expand
+from titans_seq.checkpoint import SequenceModel
+from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
+from titans_seq.data.fasta import Block, read_blocks
+from titans_seq.data.record import decode, encode
+from titans_seq.data.reset import reset_rule
+from titans_seq.data.sequences import is_fasta, read_sequences
+from titans_seq.data.sources import SOURCES
+from titans_seq.data.windows import BEGIN
+from titans_seq.data.write import PartFile, RowFile, check_suffix
+from titans_seq.errors import InputError, ModelError, NumericFault, TitansError, UsageError, warn
+from titans_seq.files import must_be_new, whole_file
+from titans_seq.memory import load_state, save_state
+from titans_seq.progress import Progress
+from titans_seq.resources import data_file
+from titans_seq.run import about, check_state_files, data_of, dry, finished, identity, load, prepare, reading_of, write
+from titans_seq.stream import (
+    BLOCK,
+    TRACKS,
+    Carried,
+    Course,
+    Point,
+    Steps,
+    Stream,
+    advance,
+    block_size,
+    carried_template,
+    learned_start,
+    prefetch,
+    sequence_steps,
+    settled,
+    track_steps,
+)
+from titans_seq.tasks.language import LanguageHead
+from titans_seq.tasks.pooling import Embedder
+from titans_seq.training.evaluation import evaluate as measure
+
+GENERATED = (".fa", ".fasta", ".fna")
+LINE = 80  # bases a line of FASTA
+
+
+class Reading(NamedTuple):
+    """Options of every verb that reads sequences of any length."""
+
+    state_in: Path | None = None  # where records start from
+    state_out: Path | None = None  # gets the memory after the last record
+    reset: str = "record"  # when the memory begins anew: `titans_seq.data.reset.Reset`
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    batch_size: int = 64
+
+
+class _Job(NamedTuple):
+    """What a verb makes of records."""
+
+    steps: Callable[[Iterable[Block], Point], Steps]
+    template: Callable[[], Carried]
+
+
+def predict(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
+    """Predict every record of a FASTA or table with a sequence model, into ``out``; options are of `Reading`."""
+    reading = Reading(**options)
+
+    def job(model: SequenceModel, course: Course) -> _Job:
+        return _Job(
+            lambda blocks, point: sequence_steps(model, blocks, reading.batch_size, point, course),
+            lambda: carried_template(model),
+        )
+
+    return _read(source, path, out, reading, RowFile, job)
+
+
+def embed(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
+    """Mean of the backbone's hidden rows over the bases of every record, into ``out``; options are of `Reading`.
+
+    Each base is read as it stands, also by a language model: its last base counts too. So a state that a language
+    model left is read to its end first, and from one that is written here a language model goes on as at a
+    record's begin.
+    """
+    reading = Reading(**options)
+
+    def job(model: SequenceModel, course: Course) -> _Job:
+        embedder = Embedder(model.backbone.config.width)
+        course = course._replace(start=settled(model, course.start))
+        return _Job(
+            lambda blocks, point: sequence_steps(model, blocks, reading.batch_size, point, course, embedder),
+            lambda: carried_template(model, embedder),
+        )
+
+    return _read(source, path, out, reading, EmbeddingFile, job)
+
+
+def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **options: Any) -> dict[str, Any]:
+    """Tracks of a language model, a value a base, into ``out``; options are of `Reading`.
+
+    Args:
+        source: the model.
+        path: FASTA.
+        out: .bedgraph or .bw, of one track, or .parquet.
+        tracks: of `TRACKS`; if none, the log-likelihood, in .parquet all that the model has.
+        options: of `Reading`.
+    """
+    reading = Reading(**options)
+    if unknown := [track for track in tracks if track not in TRACKS]:
+        raise UsageError(f"--track {unknown[0]} is none. Give {', '.join(TRACKS)}.")
+    if out.suffix in TrackFile.suffixes[:2] and len(tracks) > 1:
+        raise UsageError(f"{out} holds one track and {' and '.join(tracks)} are asked for. Write .parquet.")
+    if out.suffix == ".bw":
+        bigwig_tools()  # before hours of work
+
+    def job(model: SequenceModel, course: Course) -> _Job:
+        _must_be_language_model(source, model)
+        wanted = tuple(tracks) or _tracks_of(model, out)
+        if "surprise" in wanted and "surprise" not in _tracks_of(model):
+            raise UsageError(f"{source} has no memory that could be surprised. Give --track loglik or entropy.")
+        return _Job(
+            lambda blocks, point: track_steps(model, blocks, reading.batch_size, point, course, wanted),
+            lambda: Carried(None, learned_start(model)),
+        )
+
+    return _read(source, path, out, reading, TrackFile, job, tracks=",".join(tracks))
+
+
+def _tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]:
+    """Tracks that a model has, or those of them that a file gets by itself."""
+    if out is not None and out.suffix != ".parquet":
+        return TRACKS[:1]
+    has_memory = any(block.mixer.memory is not None for block in model.backbone.blocks)
+    has_memory = has_memory and hasattr(memory, "recorded_surprise")
+    return tuple(track for track in TRACKS if has_memory or track != "surprise")
+
+
+def _must_be_language_model(source: str, model: SequenceModel) -> None:
+    if not isinstance(model.head, LanguageHead):
+        raise ModelError(
+            f"{source} is a model of task {model.task.kind}, and this needs a language model. "
+            "Train one with `titans-seq genomics pretrain`."
+        )
+
+
+def _read(
+    source: str,
+    path: str,
+    out: Path,
+    reading: Reading,
+    kind: type[PartFile],
+    job: Callable[[SequenceModel, Course], _Job],
+    **settings: str,
+) -> dict[str, Any]:
+    """Read the records of ``path`` into ``out``, the memory going from one to the next as ``reading`` says."""
+    resume, state_out = reading.resume, reading.state_out
+    if finished(out, reading.overwrite, resume, kind.suffixes):
+        if state_out is not None and not state_out.is_file():
+            raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
+        return {"out": str(out), "already_finished": True}
+    check_state_files(reading.state_in, state_out, reading.overwrite or resume)
+    file = data_file(path)
+    if resume and not file.is_file():
+        raise UsageError("--resume needs the input as a file: what came through stdin or a pipe is gone.")
+    reset = reset_rule(reading.reset)
+    model = load(source, prepare(reading.device, reading.threads, reading.seed), "genomics")
+    course = Course(_start(source, model, reading.state_in), reset, state_out is not None)
+    if course.alone or reading.state_in:
+        _must_be_causal(source, model)
+    steps, template = job(model, course)
+    size, sequence = block_size(model.backbone.config), reading_of(source).get("sequence")
+    if reading.dry_run:
+        lengths = [block.start + len(block.codes) for block in blocks_of(file, size, sequence) if block.last]
+        return dry(model, records=len(lengths), bases=sum(lengths))
+    inputs = [file, *([reading.state_in] if reading.state_in else [])]
+    options = {"batch_size": reading.batch_size, "reset": reset, "state_out": state_out, **settings}
+    last = Point()
+
+    def keep(point: Point) -> None:
+        nonlocal last
+        last = point
+        if state_out is not None:
+            save_state(point.carried.stream, state_out, about(source))
+
+    rows = write(
+        out,
+        lambda point: steps(prefetch(blocks_of(file, size, sequence)), point),
+        identity(source, inputs, **options),
+        resume=resume,
+        template=template,
+        kind=kind,
+        at_end=keep,
+    )
+    found = {"out": str(out), "records": last.done, "bases": last.tokens}
+    return found | ({"rows": rows} if kind is TrackFile else {}) | ({"state": str(state_out)} if state_out else {})
+
+
+def _start(source: str, model: SequenceModel, state_in: Path | None) -> Stream:
+    """Where records start: the learned memory, or that of a state file."""
+    learned = learned_start(model)
+    if state_in is None:
+        return learned
+    start: Stream = load_state(state_in, learned, about(source)["model"])
+    if not 0 <= start.previous <= BEGIN:
+        raise ModelError(f"{state_in} holds the token {start.previous}, which is none. Make the state again.")
+    return start
+
+
+def _must_be_causal(source: str, model: SequenceModel) -> None:
+    if not model.backbone.config.causal:
+        raise UsageError(
+            f"{source} reads each segment to its end before it answers (block mode 'paper'), so its memory cannot be "
+            "carried from record to record. Leave out --state-in, --state-out and --reset, or use a causal backbone."
+        )
+
+
+@torch.inference_mode()
+def generate(
+    source: str,
+    out: Path,
+    *,
+    prompt: str = "",
+    length: int,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 4,
+    state_in: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Let a language model write ``length`` bases behind a prompt, base by base, into the FASTA ``out``.
+
+    Memory does not grow with ``length``. A sample depends on the seed and its own number, not on how many there are.
+
+    Args:
+        source: the model.
+        out: gets a record a sample, of the new bases alone.
+        prompt: what was read before; nothing, at a record's begin.
+        length: bases to write.
+        samples: records to write.
+        temperature: the logits are divided by it; 0 takes the likeliest base each time.
+        top_k: draw from so many of the likeliest bases.
+        state_in: memory to go on from.
+        overwrite: replace ``out``.
+        dry_run: check, write nothing.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        seed: of what is drawn.
+        batch_size: samples written side by side.
+    """
+    check_suffix(out, GENERATED)
+    must_be_new(out, overwrite=overwrite)
+    check_state_files(state_in, None, False)
+    codes = encode(prompt, where="--prompt")
+    model = load(source, prepare(device, threads, seed), "genomics")
+    _must_be_language_model(source, model)
+    start = _start(source, model, state_in)
+    if dry_run:
+        return dry(model, bases=samples * length)
+    for first in range(0, len(codes), BLOCK):
+        _, _, start = advance(model, model.head, codes[first : first + BLOCK], start)
+    note = f"seed={seed} temperature={temperature:g} top_k={top_k} prompt={len(codes)}"
+    with (
+        Progress("generating", "bases", samples * length) as progress,
+        whole_file(out) as draft,
+        draft.open("w") as file,
+    ):
+        for first in range(0, samples, batch_size):
+            numbers = range(first, min(first + batch_size, samples))
+            rows = _written(model, start, length, numbers, temperature, top_k, seed, progress)
+            for number, row in zip(numbers, rows, strict=True):
+                text = decode(row)
+                lines = (text[at : at + LINE] for at in range(0, length, LINE))
+                file.write("\n".join([f">sample_{number + 1} {note}", *lines, ""]))
+    return {"out": str(out), "samples": samples, "bases": samples * length}
+
+
+def _written(
+    model: SequenceModel,
+    start: Stream,
+    length: int,
+    numbers: Sequence[int],
+    temperature: float,
+    top_k: int,
+    seed: int,
+    progress: Progress,
+) -> np.ndarray:
+    """Codes (B, length) of the samples of these numbers."""
+    draws = [np.random.default_rng([seed, number]) for number in numbers]
+    found = np.empty((len(draws), length), np.uint8)
+    state = expand(start.memory, len(draws))
+    token = torch.full((len(draws),), start.previous, device=model.head.logits.weight.device)
+    for at in range(length):
+        hidden, state = model.backbone(token[:, None], state)
+        logits = model.head.logits(hidden[:, 0]).double().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise NumericFault(f"The model's output is not finite at base {at + 1:,}. Choose another model or prompt.")
+        found[:, at] = _drawn(logits, temperature, top_k, np.array([draw.random() for draw in draws]))
+        token = torch.from_numpy(found[:, at].astype(np.int64)).to(token.device)
+        progress.add(len(draws))
+    return found
+
+
+def _drawn(logits: np.ndarray, temperature: float, top_k: int, chance: np.ndarray) -> np.ndarray:
+    """Classes (B,) drawn from logits (B, C) where numbers ``chance`` (B,) in [0, 1) fall."""
+    order = np.argsort(-logits, 1, kind="stable")[:, : 1 if temperature == 0 else top_k]
+    best = np.take_along_axis(logits, order, 1)
+    p = np.exp((best - best[:, :1]) / (temperature or 1.0))
+    place = (chance[:, None] * p.sum(1, keepdims=True) >= p.cumsum(1)).sum(1).clip(max=p.shape[1] - 1)
+    drawn: np.ndarray = np.take_along_axis(order, place[:, None], 1)[:, 0]
+    return drawn
+
+
+def blocks_of(path: Path, size: int, sequence: str | None = None) -> Iterator[Block]:
+    """Records of a FASTA, or of a table with a column of sequences, in blocks of ``size`` bases."""
+    if is_fasta(path) or path.is_dir():
+        yield from read_blocks(path, size=size)
+        return
+    for number, record in enumerate(read_sequences(path, sequence=sequence, need_labels=False)):
+        starts = range(0, max(1, len(record)), size)
+        for start in starts:
+            yield Block(number, record.id, start, record.codes[start : start + size], start == starts[-1])
+
+
+def evaluate(
+    source: str,
+    path: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    baseline: bool = True,
+    labels: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
+
+    A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table.
+    """
+    model = load(source, prepare(device, threads, seed), "genomics")
+    beside = {"labels": labels} if labels else {}
+    data = SOURCES[model.task.data].of_file(path, **reading_of(source), **beside)
+    if data.streamed:
+        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size)
+    items = data.evaluation(model.task)
+    if dry_run:
+        return dry(model, items=len(items))
+    found: dict[str, Any] = {"items": len(items), "model": measure(model, items, batch_size, "evaluating")}
+    data = data_of(source)
+    if baseline and data is not None:
+        try:
+            train = data.read(data.train)
+        except TitansError as error:  # the training table may be gone or changed since
+            warn(f"There is no baseline beside the model: {error}")
+            return found
+        p = baselines.kmer_probabilities(train, items.records, model.task.classes)
+        found["kmer_logistic_regression"] = model.task.metrics({"p": p, "label": np.array(items.labels)})
+    return found
+
+
+def _measured_stream(model: SequenceModel, path: str, batch_size: int) -> dict[str, Any]:
+    """Metrics of a model that reads each record as one stream, its memory carried from block to block."""
+    rows, point = [], Point()
+    blocks = blocks_of(data_file(path), block_size(model.backbone.config))
+    with Progress("evaluating", "tokens", None) as progress:
+        for ready, after in sequence_steps(model, prefetch(blocks), batch_size, point):
+            rows += ready
+            progress.add(after.tokens - point.tokens)
+            point = after
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "id"}
+    if not columns["scored_bases"].sum():
+        raise InputError(f"{path}: no base A, C, G, T to measure on. Give other records.")
+    return {"items": len(rows), "model": model.task.metrics(columns)}
