@@ -441,6 +441,9 @@ def test_state_files_are_new_and_not_one(titans: Any, tiny: Any, run: Path, tmp_
     assert "exists" in titans(*given[:-1], tmp_path / "b.csv", "--state-out", state, code=2).stderr
     told = titans(*given, "--overwrite", "--state-in", state, "--state-out", state, code=2).stderr
     assert "another name" in told
+    assert "already finished" in titans(*given, "--resume", "--state-out", state).stdout
+    state.unlink()
+    assert "is not there" in titans(*given, "--resume", "--state-out", state, code=2).stderr
 
 
 def test_a_stopped_prediction_goes_on_with_its_states(

@@ -16,10 +16,9 @@ from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, warn
-from titans_seq.files import must_be_new
 from titans_seq.memory import load_state, read_state, save_state
 from titans_seq.resources import data_file
-from titans_seq.run import dry, finished, identity, load, prepare, reading_of, write
+from titans_seq.run import about, check_state_files, dry, finished, identity, load, prepare, reading_of, write
 from titans_seq.stream import Forecaster, Point, Steps, Streams, initial_series, series_steps, window_steps
 from titans_seq.training.evaluation import evaluate
 
@@ -51,8 +50,10 @@ def predict(
     and leaves where it stands in ``state_out``.
     """
     if finished(out, overwrite, resume):
+        if state_out is not None and not state_out.is_file():
+            raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
         return {"out": str(out), "already_finished": True}
-    _check_state_files(state_in, state_out, overwrite or resume)
+    check_state_files(state_in, state_out, overwrite or resume)
     model = load(source, prepare(device, threads, seed), "forecast")
     task = model.task
     if state_in or state_out:
@@ -80,14 +81,19 @@ def predict(
             for h, t in enumerate(future)
         ]
 
-    def steps(point: Point) -> Steps:
-        yield from _steps(model, items, describe, batch_size, streams, point)
-        if streams is not None and state_out is not None:  # before the rows take their name: then all is there
-            save_state(tuple(streams.states), state_out, _about(source, model, series))
+    def keep(point: Point) -> None:
+        if streams is not None and state_out is not None:
+            save_state(tuple(streams.states), state_out, about(source, **_facts(model, series)))
 
     inputs = [data_file(path), *([state_in] if state_in else [])]
-    sums = identity(source, inputs, batch_size=batch_size, quantiles=quantiles, state_out=state_out)
-    rows = write(out, steps, sums, resume=resume, template=_template(streams))
+    rows = write(
+        out,
+        lambda point: _steps(model, items, describe, batch_size, streams, point),
+        identity(source, inputs, batch_size=batch_size, quantiles=quantiles, state_out=state_out),
+        resume=resume,
+        template=_template(streams),
+        at_end=keep,
+    )
     found = {"out": str(out), "series": len(series), "rows": rows}
     return found if state_out is None else {**found, "state": str(state_out)}
 
@@ -199,18 +205,6 @@ def _must_stream(source: str, model: SequenceModel) -> None:
         )
 
 
-def _check_state_files(state_in: Path | None, state_out: Path | None, may_exist: bool) -> None:
-    if state_in is not None and not state_in.is_file():
-        raise UsageError(f"{state_in} is not there. Give the file that an earlier --state-out wrote.")
-    if state_out is not None:
-        if state_in is not None and state_in.resolve() == state_out.resolve():
-            raise UsageError(
-                f"--state-out is the file of --state-in, {state_in}: a stopped command could not be resumed. "
-                "Give it another name."
-            )
-        must_be_new(state_out, overwrite=may_exist)
-
-
 def _streams(model: SequenceModel, series: list[Series], windows: int = 0) -> Streams:
     """Streams of series that begin; with ``windows`` so many are to be measured."""
     begin = initial_series(model)
@@ -223,14 +217,10 @@ def _streams(model: SequenceModel, series: list[Series], windows: int = 0) -> St
     return streams
 
 
-def _about(source: str, model: SequenceModel, series: list[Series]) -> dict[str, str]:
-    """What a state file says of itself; ``series`` end a horizon after the rows that were read."""
-    return {
-        "model": identity(source, [])["model"],
-        "name": source,
-        "columns": json.dumps(model.task.channels),
-        "last": json.dumps({s.id: _stamp(s.times[-1 - model.task.horizon]) for s in series}),
-    }
+def _facts(model: SequenceModel, series: list[Series]) -> dict[str, str]:
+    """What a state file says of its series, which end a horizon after the rows that were read."""
+    last = {s.id: _stamp(s.times[-1 - model.task.horizon]) for s in series}
+    return {"columns": json.dumps(model.task.channels), "last": json.dumps(last)}
 
 
 def _last_read(file: Path) -> dict[str, np.datetime64]:
@@ -250,7 +240,7 @@ def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, p
         InputError: if a series of the table does not go on where the file's stopped; says which.
     """
     last = _last_read(file)
-    states = load_state(file, (streams.begin,) * len(last), identity(source, [])["model"])
+    states = load_state(file, (streams.begin,) * len(last), about(source)["model"])
     for one, other, name, lacks in (
         (last, {s.id for s in series}, path, file),
         ({s.id for s in series}, last, file, path),
