@@ -8,12 +8,18 @@ import pytest
 Answer = Callable[[dict[str, Any], int], dict[str, Any]]
 
 
+def answered(seconds: float = 1.0, growth: int = 2**20) -> dict[str, Any]:
+    return {"seconds": seconds, "cpu_seconds": seconds / 2, "peak": 2**28 + growth, "growth": growth}
+
+
 class Bench:
     """The jobs that were asked, in order; ``answer`` makes what a worker says from its job and the call's number."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
-        self.answer: Answer = lambda job, number: {"seconds": 1.0, "peak": 2**30, "growth": 2**20}
+        self.answer: Answer = lambda job, number: answered()
+
+    answered = staticmethod(answered)
 
     def worker(self, job: dict[str, Any], python: str | None = None) -> "FakeWorker":
         return FakeWorker(self, {**job, "python": python})

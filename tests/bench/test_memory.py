@@ -41,25 +41,18 @@ def test_rows_take_turns(bench: Any, peer: str, tmp_path: Path) -> None:
 
 
 def test_the_median_and_the_first_calls_memory_are_kept(bench: Any, tmp_path: Path) -> None:
-    bench.answer = lambda job, number: {
-        "seconds": [9.0, 1.0, 2.0, 6.0][number - 1],
-        "growth": number * 2**20,
-        "peak": 0,
-    }
+    bench.answer = lambda job, number: bench.answered([9.0, 1.0, 2.0, 6.0][number - 1], number * 2**20)
     text, facts = bench_memory(tmp_path, Plan((64,), (1,), 3, 60.0))
     for cell in facts["cells"].values():
         for row in cell["rows"].values():
             assert row["seconds"] == 2 and row["tokens_per_second"] == 32 and row["growth"] == 2**20
             assert row["times"] == [1, 2, 6]
     assert "| attention (SDPA, causal) " in text and " 1.00x, 100% |" in text
+    assert "a one-thread process had a processor for 50% to 50%" in text
 
 
 def test_a_slow_row_is_asked_fewer_times(bench: Any, tmp_path: Path) -> None:
-    bench.answer = lambda job, number: {
-        "seconds": 4.0 if job["subject"] == "attention" else 1.0,
-        "growth": 1,
-        "peak": 1,
-    }
+    bench.answer = lambda job, number: bench.answered(4.0 if job["subject"] == "attention" else 1.0)
     _, facts = bench_memory(tmp_path, Plan((64,), (1,), 9, 10.0))
     rows = facts["cells"][str(Cell("forward", 64, 1))]["rows"]
     assert len(rows[ATTENTION.name]["times"]) == 1 and len(rows[PLAIN.name]["times"]) == 9
@@ -68,8 +61,11 @@ def test_a_slow_row_is_asked_fewer_times(bench: Any, tmp_path: Path) -> None:
 
 def test_a_row_that_fails_is_told_and_the_others_stand(bench: Any, tmp_path: Path) -> None:
     told = {"failed": "out of memory, 1 GiB"}
-    good = {"seconds": 1.0, "growth": 1, "peak": 1}
-    bench.answer = lambda job, number: told if job["subject"] == "attention" and job["backward"] else good
+
+    def answer(job: dict[str, Any], number: int) -> dict[str, Any]:
+        return told if job["subject"] == "attention" and job["backward"] and number == 2 else bench.answered()
+
+    bench.answer = answer
     text, facts = bench_memory(tmp_path, PLAN)
     rows = facts["cells"][str(Cell("forward+backward", 64, 1))]["rows"]
     assert rows[ATTENTION.name] == told and rows[PLAIN.name]["seconds"] == 1
@@ -95,7 +91,7 @@ def test_a_stopped_run_goes_on(bench: Any, tmp_path: Path) -> None:
     def signalled(job: dict[str, Any], number: int) -> dict[str, Any]:
         if job["backward"]:
             os.kill(os.getpid(), signal.SIGINT)
-        return {"seconds": 1.0, "growth": 1, "peak": 1}
+        return bench.answered()
 
     answer, bench.answer = bench.answer, signalled
     with pytest.raises(Interrupted):

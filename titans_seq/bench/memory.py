@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from titans_seq.bench.process import HOW_TO, PEER, Worker, memory_limit, peer_versions
-from titans_seq.bench.results import MiB, Results, markdown, opened
+from titans_seq.bench.results import MiB, Results, markdown, opened, told_share
 from titans_seq.errors import UsageError, warn
 from titans_seq.files import write_text
 from titans_seq.memory import MemoryConfig
@@ -113,24 +113,39 @@ def side_by_side(
     """
     place = {"tokens": cell.tokens, "backward": MODES[cell.mode], "threads": cell.threads, "memory_limit": limit}
     workers: dict[str, Worker] = {}
-    found: dict[str, dict[str, Any]] = {}
+    calls: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
         for row in rows:
             worker = Worker({**SHAPE, **place, **row.job}, python if row.subject == "peer" else None)
             workers[row.name] = stack.enter_context(worker)
-            first = worker.ask(watch, PATIENCE * plan.budget)
-            found[row.name] = first if "failed" in first else {"growth": first["growth"], "first": first["seconds"]}
-        times: dict[str, list[float]] = {name: [] for name, first in found.items() if "failed" not in first}
+            calls[row.name] = [worker.ask(watch, PATIENCE * plan.budget)]
         for _ in range(plan.rounds):
-            for name, taken in times.items():
-                if sum(taken) + 2 * found[name]["first"] <= plan.budget and "failed" not in found[name]:
-                    answer = workers[name].ask(watch, PATIENCE * plan.budget)
-                    found[name] |= {k: v for k, v in answer.items() if k == "failed"}
-                    taken += [answer["seconds"]] if "seconds" in answer else []
-        for name, taken in times.items():
-            seconds = median(taken or [found[name]["first"]])
-            found[name] |= {"seconds": seconds, "times": taken, "tokens_per_second": cell.tokens / seconds}
-    return found
+            for name, answers in calls.items():
+                if _goes_on(answers, plan.budget):
+                    answers.append(workers[name].ask(watch, PATIENCE * plan.budget))
+    return {name: _summary(answers, cell.tokens) for name, answers in calls.items()}
+
+
+def _goes_on(answers: list[dict[str, Any]], budget: float) -> bool:
+    """Whether there is time for one more call like the first."""
+    if "failed" in answers[-1]:
+        return False
+    return sum(answer["seconds"] for answer in answers) + answers[0]["seconds"] <= budget
+
+
+def _summary(answers: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+    """Memory of the first call and median time of the others; of the first, where there was time for one alone."""
+    if "failed" in answers[-1]:
+        return {"failed": answers[-1]["failed"]}
+    timed = answers[1:] or answers
+    seconds = median(answer["seconds"] for answer in timed)
+    return {
+        "growth": answers[0]["growth"],
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "times": [answer["seconds"] for answer in timed],
+        "processor_share": median(answer["cpu_seconds"] / answer["seconds"] for answer in timed),
+    }
 
 
 def compared(rows: dict[str, Any], row: str, against: str) -> tuple[float, float] | None:
@@ -173,7 +188,9 @@ def aims(cells: dict[str, Any]) -> list[dict[str, Any]]:
 
 def report(results: Results) -> str:
     """All tables as Markdown."""
-    parts = ["# Speed and memory of one layer", results.headline(), ABOUT]
+    alone = [cell["rows"].values() for cell in results.cells.values() if cell["cell"]["threads"] == 1]
+    quiet = told_share(found["processor_share"] for rows in alone for found in rows if "failed" not in found)
+    parts = ["# Speed and memory of one layer", results.headline() + quiet, ABOUT]
     for key, cell in results.cells.items():
         parts += [f"## {key}", cell_table(cell["rows"])]
     if found := aims(results.cells):

@@ -120,6 +120,14 @@ def _cells(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     return cells
 
 
+def told_share(shares: Iterable[float]) -> str:
+    """A sentence on how much of the clock's time one-thread processes had a processor: 1 on a quiet machine."""
+    found = sorted(shares)
+    if not found:
+        return ""
+    return f" Of the clock's time a one-thread process had a processor for {found[0]:.0%} to {found[-1]:.0%}."
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, its columns aligned for reading as text; all but the first to the right."""
     table = [list(header), *map(list, rows)]

@@ -88,13 +88,13 @@ def prepare(job: Job) -> Call:
 
 
 def measured(call: Call, start: int) -> dict[str, Any]:
-    """Cost of one call: seconds, and the most memory so far, in all and above ``start``, in bytes."""
+    """Cost of one call: seconds of the clock and of processors; bytes at the peak so far, and above ``start``."""
     gc.collect()
-    begun = time.perf_counter()
+    begun, begun_cpu = time.perf_counter(), time.process_time()
     found = call()
-    seconds = time.perf_counter() - begun
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
     peak = status("VmHWM")
-    return {"seconds": seconds, "peak": peak, "growth": peak - start, **(found or {})}
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak": peak, "growth": peak - start, **(found or {})}
 
 
 def reason(error: Exception, job: Job) -> str:
