@@ -1,5 +1,6 @@
 """``titans-seq models``: backbones, configs and checkpoints."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,12 +29,25 @@ def list_models() -> Any:
 
 @command(app)
 def show(
-    name: Annotated[str, typer.Argument(help="Run or checkpoint folder, shipped name, or name of a config.")],
+    name: Annotated[
+        str, typer.Argument(help="Run or checkpoint folder, shipped name, name of a config, or a file of --state-out.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="The model of a state file, when it is not where the file says.")
+    ] = None,
 ) -> Any:
-    """Say what a model is: its choices, its size, its task.
+    """Say what a model is: its choices, its size, its task. Of a state file: what its memory holds, head by head.
 
     Example: titans-seq models show runs/genome
     """
+    from titans_seq.errors import UsageError
+
+    if Path(name).is_file():
+        from titans_seq.report.state import describe_state
+
+        return (*describe_state(Path(name), model), 0)
+    if model is not None:
+        raise UsageError(f"--model is of a state file, and {name} is none. Leave it out.")
     from titans_seq.backbone import BackboneConfig
     from titans_seq.checkpoint import load_config, shipped
     from titans_seq.recipe import load_backbone_config
@@ -46,10 +60,10 @@ def show(
         count = parameters(backbone, LanguageModel())
         return {"config": name, "parameters_as_language_model": count, "backbone": backbone.model_dump(mode="json")}
     folder, backbone, task = load_config(name)
-    model = load(name, "cpu")
+    built = load(name, "cpu")
     return {
         "folder": str(folder),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in built.parameters()),
         "task": task.model_dump(mode="json"),
         "backbone": backbone.model_dump(mode="json"),
     }
