@@ -38,6 +38,7 @@ FAULTS: dict[str, tuple[BaseException, type[BaseException]]] = {
     "disk full, by a library": (RuntimeError("I/O error: No space left on device (os error 28)"), EnvironmentFault),
     "quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), EnvironmentFault),
     "read-only": (OSError(errno.EROFS, "Read-only file system"), EnvironmentFault),
+    "no permission, by a library": (RuntimeError("I/O error: Permission denied (os error 13)"), EnvironmentFault),
     "no permission": (PermissionError(errno.EACCES, "Permission denied"), EnvironmentFault),
 }
 

@@ -37,8 +37,9 @@ def telling_disk_faults(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
-        # libraries in Rust tell a full disk in words alone
-        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+        if number is None:  # libraries in Rust tell the cause in words alone
+            number = next((n for n in (errno.ENOSPC, *_REFUSED) if f"{os.strerror(n)} (os error" in str(error)), None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent if path.parent.is_dir() else ".").free
             raise EnvironmentFault(
                 f"No space left on device while writing {path} ({free:,} bytes free). "
