@@ -38,6 +38,7 @@ CONFIGS = [
     *(MemoryConfig(learning=learning(normalised=False), chunk_size=8) for learning in LEARNING),
     MemoryConfig(structure=MLP(norm=True, depth=3, activation="silu"), chunk_size=5, read="before"),
     MemoryConfig(retention=Forgetting(towards="zero"), chunk_size=1, conv=1),
+    MemoryConfig(gates="chunk", read="start", chunk_size=8),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
 
@@ -76,8 +77,11 @@ def test_the_memory_is_its_equations(config: MemoryConfig) -> None:
     def heads(rows: Tensor) -> Tensor:
         return rows.view(2, 30, HEADS, -1).transpose(1, 2)
 
-    projected = F.pad(memory.project(x).mT, (config.conv - 1, 0))
-    mixed = F.silu(F.conv1d(projected, memory.conv.weight.T[:, None], groups=3 * WIDTH).mT)
+    mixed = memory.project(x)
+    if memory.conv.weight is not None:
+        padded = F.pad(mixed.mT, (config.conv - 1, 0))
+        mixed = F.conv1d(padded, memory.conv.weight.T[:, None], groups=3 * WIDTH).mT
+    mixed = F.silu(mixed)
     q, k, v = (heads(part) for part in mixed.split(WIDTH, -1))
     step, forget, *past = heads(memory.gates(x)).sigmoid().unbind(-1)
     eta = past[0] if config.learning.momentum else None
@@ -87,7 +91,7 @@ def test_the_memory_is_its_equations(config: MemoryConfig) -> None:
         initial=tuple(memory.initial),
         gain=memory.gain,
         normalised=config.learning.normalised,
-        **{name: getattr(config, name) for name in ("structure", "bias", "retention", "chunk_size", "read")},
+        **{name: getattr(config, name) for name in ("structure", "bias", "retention", "chunk_size", "read", "gates")},
     )
     read = read / (read.square().mean(-1, keepdim=True) + 1e-6).sqrt() * memory.norm[:, None]
     y = memory.out(read.transpose(1, 2).flatten(2) * F.silu(memory.out_gate(x)))
@@ -117,6 +121,24 @@ def test_the_future_does_not_reach_the_past(config: MemoryConfig) -> None:
     before, after = (memory(part, memory.initial_state(2))[0] for part in (x, changed))
     assert torch.equal(before[:, :17], after[:, :17])
     assert not torch.isclose(before[:, 17:], after[:, 17:]).any(-1).all()
+
+
+@every_config
+def test_what_is_recomputed_is_the_same(config: MemoryConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of the backward pass: outputs, final state and gradients."""
+    monkeypatch.setattr("titans_seq.memory.PIECE", 10)
+    memory, x = memory_and_input(config)
+    x.requires_grad_()
+    found = []
+    for recompute in (False, True):
+        memory.recompute = recompute
+        y, state = memory(x, memory.initial_state(2))
+        tensors = [y, *(t for t in state_tensors(state).values() if t.requires_grad)]
+        torch.manual_seed(1)
+        loss = sum((t * torch.randn_like(t)).sum() for t in tensors)
+        found.append([*tensors, *torch.autograd.grad(loss, [x, *memory.parameters()])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
 
 
 @every_config
@@ -211,7 +233,7 @@ def test_autocast_keeps_the_memory_in_float32() -> None:
 def test_convolution_is_causal_convolution() -> None:
     conv = CausalConv(6, 4).double()
     x = torch.randn(2, 11, 6, dtype=torch.float64)
-    y, tail = conv(x, conv.initial_tail(2))
+    y, tail = conv(x, conv.initial_tail(x, 2))
     padded = F.pad(x.mT, (3, 0))
     expected = F.conv1d(padded, conv.weight.T[:, None], groups=6).mT
     torch.testing.assert_close(y, expected, **EXACT)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from titans_seq.blocks import MAC, MAG, Block, BlockConfig
 from titans_seq.embedding import Embedding, Nucleotides
-from titans_seq.memory import MemoryConfig, MemoryState
+from titans_seq.memory import MemoryConfig, MemoryState, recomputed
 from titans_seq.miras.choice import Choice
 
 
@@ -48,6 +48,7 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.config = config
+        self.recompute: bool | None = None  # see `recomputed`
         c = config
         self.embedding = c.embedding.build(c.width)
         self.blocks: Any = nn.ModuleList(
@@ -63,6 +64,10 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
         """Read x after what ``state`` has read (nothing, when None); returns hidden rows and the next state."""
         state = self.initial_state(x.shape[0]) if state is None else state
+        unit = getattr(self.config.block, "segment", self.config.memory.chunk_size)
+        return recomputed(self._read, x, state, unit, self.recompute)
+
+    def _read(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         hidden, layers = self.embedding(x), []
         for block, layer in zip(self.blocks, state.layers, strict=True):
             hidden, layer = block(hidden, layer)

@@ -37,11 +37,9 @@ class Mixer(nn.Module):
         state = MemoryState()
         if self.memory is not None:
             state = self.memory.initial_state(1)
-            prefix = None
             if self.persistent is not None:
-                prefix, state = self.memory(self.persistent, state)
-                scan = state.scan
-                state = state._replace(position=0, scan=scan._replace(start=scan.weights, offset=0), prefix=prefix)
+                prefix, state = self.memory.write_whole(self.persistent, state)
+                state = state._replace(prefix=prefix)
             state = expand(state, batch)
         if self.attention is not None:
             state = state._replace(window=self.attention.initial_window(batch))

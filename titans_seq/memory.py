@@ -2,13 +2,17 @@
 
 import hashlib
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from titans_seq.errors import ModelError
 from titans_seq.files import whole_file
@@ -17,9 +21,11 @@ from titans_seq.miras.choice import Choice
 from titans_seq.miras.learning import MemoryLearning, Momentum
 from titans_seq.miras.retention import RetentionGate
 from titans_seq.miras.structure import MLP, MemoryStructure
-from titans_seq.ops.memory_scan import Backend, ScanState, initial_state, memory_scan
+from titans_seq.ops.memory_scan import Backend, Gates, Read, ScanState, initial_state, memory_scan
 
 STATE = "titans_seq.memory_state"  # format of a state file
+PIECE = 2048  # tokens that are read anew together in a backward pass that keeps no more
+RECOMPUTE_ABOVE = 16_384  # tokens of a call above which it keeps no more
 
 
 class MemoryConfig(Choice):
@@ -33,7 +39,14 @@ class MemoryConfig(Choice):
         default=32, ge=1, le=4096, description="C, tokens whose gradients are taken at one memory; part of the model."
     )
     conv: int = Field(default=4, ge=1, le=64, description="Kernel of the causal depthwise convolutions; 1 for none.")
-    read: Literal["after", "before"] = Field(default="after", description="Read M_t or M_{t-1}.")
+    read: Read = Field(default="after", description="Read M_t, M_{t-1}, or the memory at the chunk's start.")
+    gates: Gates = Field(default="token", description="chunk: one θ, α, η a chunk, their means; read must be start.")
+
+    @model_validator(mode="after")
+    def _gates_and_reads_fit(self) -> "MemoryConfig":
+        if self.gates == "chunk" and self.read != "start":
+            raise ValueError("gates by chunk need read: start, since what a chunk writes is known at its end")
+        return self
 
 
 class MemoryState(NamedTuple):
@@ -91,8 +104,9 @@ def fill_state(template: Any, tensors: dict[str, Tensor], name: str = "") -> Any
 
 
 def _fixed_shape(tensor: Tensor, name: str) -> tuple[int, ...]:
-    """Shape without what grows as a stream is read: the time axis of attention's window."""
-    return (*tensor.shape[:-2], *tensor.shape[-1:]) if "window" in name.split(".") else tuple(tensor.shape)
+    """Shape without what grows as a stream is read: the rows of attention's window, and those that wait for a chunk."""
+    grows = {"window", "waiting"} & set(name.split("."))
+    return (*tensor.shape[:-2], *tensor.shape[-1:]) if grows else tuple(tensor.shape)
 
 
 def _sum_of(tensors: dict[str, Tensor]) -> str:
@@ -193,22 +207,88 @@ class CausalConv(nn.Module):
 
     def __init__(self, width: int, kernel: int):
         super().__init__()
-        self.kernel = kernel
-        self.weight = nn.Parameter(torch.empty(kernel, width))
-        nn.init.uniform_(self.weight, -1 / math.sqrt(kernel), 1 / math.sqrt(kernel))
-        with torch.no_grad():
-            self.weight[-1] += 0.5  # at first mostly the token itself
+        self.width = width
+        self.weight = None
+        if kernel > 1:
+            self.weight = nn.Parameter(torch.empty(kernel, width))
+            nn.init.uniform_(self.weight, -1 / math.sqrt(kernel), 1 / math.sqrt(kernel))
+            with torch.no_grad():
+                self.weight[-1] += 0.5  # at first mostly the token itself
 
-    def initial_tail(self, batch: int) -> Tensor:
+    def initial_tail(self, like: Tensor, batch: int) -> Tensor:
         """Zeros (B, kernel - 1, D): nothing came before."""
-        return self.weight.new_zeros(batch, self.kernel - 1, self.weight.shape[1])
+        return like.new_zeros(batch, 0 if self.weight is None else len(self.weight) - 1, self.width)
 
     def forward(self, x: Tensor, tail: Tensor, channels: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Convolve x after ``tail``, the inputs before it; returns the next tail too."""
-        if not x.shape[1]:
+        if self.weight is None or not x.shape[1]:
             return x, tail
         rows = torch.cat([tail.to(x.dtype), x], 1)
         return _Depthwise.apply(rows, self.weight[:, channels].to(x.dtype)), rows[:, x.shape[1] :]
+
+
+class _Unit(torch.autograd.Function):
+    """Rows of norm 1, as `torch.nn.functional.normalize`; its own slopes need half of the passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        scale = x.square().sum(-1, keepdim=True).clamp_(min=1e-24).rsqrt_()
+        y = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        y, scale = ctx.saved_tensors
+        along = (slope * y).sum(-1, keepdim=True)
+        return torch.addcmul(slope, y, along, value=-1) * scale
+
+
+Reader = Callable[[Tensor, MemoryState], tuple[Tensor, MemoryState]]
+
+
+def recomputed(
+    read: Reader, x: Tensor, state: MemoryState, unit: int, wanted: bool | None = None
+) -> tuple[Tensor, MemoryState]:
+    """Read x (B, T, D) piece by piece, each read once more in the backward pass: memory for one piece, not for T.
+
+    Exact, since one pass equals any split of it. Pieces are of some 2,048 tokens, whole ``unit``s of them.
+
+    Args:
+        read: what reads a piece.
+        x: (B, T, D).
+        state: where the stream stands.
+        unit: tokens of a chunk or segment.
+        wanted: True or False; None for "where gradients are kept and T is above 16,384".
+    """
+    length = max(1, PIECE // unit) * unit
+    if wanted is None:
+        wanted = x.shape[1] > RECOMPUTE_ABOVE
+    if not (wanted and torch.is_grad_enabled() and x.shape[1] > length):
+        return read(x, state)
+    rows = []
+    for piece in x.split(length, 1):
+        y, state = checkpoint(read, piece, state, use_reentrant=False)
+        rows.append(y)
+    return torch.cat(rows, 1), state
+
+
+@contextmanager
+def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
+    r"""Record the surprise $\lVert \partial\ell_t / \partial M \rVert$ (B, H, T) of what ``model`` reads meanwhile.
+
+    One list a memory, in the order of the blocks, which gains a tensor a call. A surprise is taken at the memory
+    that the token met, the start of its chunk; it is the Frobenius norm over all layers of a memory, a head
+    (Titans, section 3.1: the momentary surprise without its weight θ).
+    """
+    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
+    for memory in memories:
+        memory.surprise = []
+    try:
+        yield [memory.surprise for memory in memories if memory.surprise is not None]
+    finally:
+        for memory in memories:
+            memory.surprise = None
 
 
 class NeuralMemory(nn.Module):
@@ -223,6 +303,8 @@ class NeuralMemory(nn.Module):
     def __init__(self, width: int, heads: int, config: MemoryConfig):
         super().__init__()
         self.heads, self.config = heads, config
+        self.recompute: bool | None = None
+        self.surprise: list[Tensor] | None = None  # see `recorded_surprise`
         head_width = width // heads
         self.project = nn.Linear(width, 3 * width, bias=False)
         self.conv = CausalConv(3 * width, config.conv)
@@ -246,7 +328,9 @@ class NeuralMemory(nn.Module):
     def initial_state(self, batch: int) -> MemoryState:
         """State of a memory that has read nothing: the learned initial memory."""
         dtype = torch.float64 if self.norm.dtype == torch.float64 else torch.float32
-        return MemoryState(scan=initial_state(tuple(self.initial), batch, dtype), tails=self.conv.initial_tail(batch))
+        gates = self.gates.out_features // self.heads
+        scan = initial_state(tuple(self.initial), batch, dtype, self.config.gates, gates)
+        return MemoryState(scan=scan, tails=self.conv.initial_tail(self.norm, batch))
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, H d) to (B, H, T, d)."""
@@ -269,13 +353,35 @@ class NeuralMemory(nn.Module):
 
     def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
         """Write and read x (B, T, D) after what ``state`` has read."""
+        read = partial(self._read, chunk_size=self.config.chunk_size, backend=backend, surprise=self.surprise)
+        return recomputed(read, x, state, self.config.chunk_size, self.recompute)
+
+    def write_whole(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+        """Write and read x (B, T, D) before a stream, in chunks of its own: the stream's chunks begin behind it."""
+        rows = []
+        for piece in x.split(self.config.chunk_size, 1):
+            y, state = self._read(piece, state, chunk_size=piece.shape[1])
+            rows.append(y)
+        return torch.cat(rows, 1), state._replace(position=0)
+
+    def _read(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        *,
+        chunk_size: int,
+        backend: Backend = "auto",
+        surprise: list[Tensor] | None = None,
+    ) -> tuple[Tensor, MemoryState]:
         projected, tails = self.conv(self.project(x), state.tails)
-        q, k, v = (self._heads(part) for part in F.silu(projected).chunk(3, -1))
+        mixed = F.silu(projected).unflatten(-1, (3, self.heads, -1))
+        q, k = _Unit.apply(mixed[:, :, :2]).permute(2, 0, 3, 1, 4)
+        v = mixed[:, :, 2].transpose(1, 2)
         theta, alpha, eta = self.gate_values(x)
         c = self.config
         read, scan = memory_scan(
-            F.normalize(q, dim=-1),
-            F.normalize(k, dim=-1),
+            q,
+            k,
             v,
             theta,
             alpha,
@@ -286,9 +392,11 @@ class NeuralMemory(nn.Module):
             bias=c.bias,
             retention=c.retention,
             normalised=c.learning.normalised,
-            chunk_size=c.chunk_size,
+            chunk_size=chunk_size,
             read=c.read,
+            gates=c.gates,
             state=state.scan,
+            surprise=surprise,
             backend=backend,
         )
         return self._finish(read, x), state._replace(position=state.position + x.shape[1], scan=scan, tails=tails)
@@ -297,7 +405,7 @@ class NeuralMemory(nn.Module):
         """Read x (B, T, D) from the memory ``scan`` without a write (Titans, eq. 15), and the queries' next tail."""
         width = x.shape[-1]
         q, tail = self.conv(F.linear(x, self.project.weight[:width]), tail, slice(width))
-        q = F.normalize(self._heads(F.silu(q)), dim=-1)
+        q = _Unit.apply(self._heads(F.silu(q)))
         with torch.autocast(x.device.type, enabled=False):
             weights = scan.weights
             gain = None if self.gain is None else self.gain.to(weights[0].dtype)[:, None, :]

@@ -10,7 +10,7 @@ The config schema, the operators and the tests read that list; nothing else chan
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,18 +31,40 @@ class Trace(NamedTuple):
     output: Tensor  # f (..., T, Dv)
 
 
-def _gelu_slope(z: Tensor) -> Tensor:
-    density = torch.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
-    return 0.5 * (1 + torch.erf(z * math.sqrt(0.5))) + z * density
+class _GELU(torch.autograd.Function):
+    """σ(z) and σ'(z) in one pass; their own slopes take a quarter of the operations that autograd would."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        distribution = torch.erf(z * math.sqrt(0.5)).add_(1).mul_(0.5)
+        density = torch.exp(-0.5 * z * z).mul_(1 / math.sqrt(2 * math.pi))
+        slope = torch.addcmul(distribution, z, density)
+        ctx.save_for_backward(z, density, slope)
+        return distribution.mul_(z), slope
+
+    @staticmethod
+    def backward(ctx: Any, to_value: Tensor, to_slope: Tensor) -> Tensor:
+        z, density, slope = ctx.saved_tensors
+        curvature = density * (2 - z * z)
+        return torch.addcmul(to_value * slope, to_slope, curvature)
 
 
-def _silu_slope(z: Tensor) -> Tensor:
+def _gelu(z: Tensor) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _GELU.apply(z)
+    return found
+
+
+def _silu(z: Tensor) -> tuple[Tensor, Tensor]:
     gate = torch.sigmoid(z)
-    return gate * (1 + z * (1 - gate))
+    return z * gate, gate * (1 + z * (1 - gate))
 
 
 Activation = Callable[[Tensor], Tensor]
-ACTIVATIONS: dict[str, tuple[Activation, Activation]] = {"gelu": (F.gelu, _gelu_slope), "silu": (F.silu, _silu_slope)}
+# by name: σ, and σ with its derivative
+ACTIVATIONS: dict[str, tuple[Activation, Callable[[Tensor], tuple[Tensor, Tensor]]]] = {
+    "gelu": (F.gelu, _gelu),
+    "silu": (F.silu, _silu),
+}
 
 
 def _normalise(f: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,12 +97,13 @@ class Layers(Choice):
 
     def trace(self, weights: Weights, keys: Tensor) -> Trace:
         """Pass keys (..., T, D) through the memory, keeping what the errors need."""
-        activate, slope = ACTIVATIONS[self.activation]
+        activate = ACTIVATIONS[self.activation][1]
         inputs, slopes, z = [keys], [], keys @ weights[0]
         for weight in weights[1:]:
-            slopes.append(slope(z))
-            inputs.append(activate(z))
-            z = inputs[-1] @ weight
+            row, slope = activate(z)
+            inputs.append(row)
+            slopes.append(slope)
+            z = row @ weight
         return Trace(tuple(inputs), tuple(slopes), z)
 
     def activate(self, z: Tensor) -> Tensor:
@@ -93,7 +116,10 @@ class Layers(Choice):
 
     def read(self, weights: Weights, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Read M(x): rows (..., T, D) to (..., T, Dv). The memory does not change."""
-        return self.finish(x, self.trace(weights, x).output, gain)
+        z = x @ weights[0]
+        for weight in weights[1:]:
+            z = self.activate(z) @ weight
+        return self.finish(x, z, gain)
 
     def bearing(self, weights: Weights, trace: Trace, gain: Tensor | None) -> Tensor:
         r"""Bound n_t on the squared norm of each token's Jacobian $\partial M(k_t) / \partial W$, (..., T, 1).

@@ -12,6 +12,8 @@ from titans_seq.miras.structure import Layers, Weights
 
 BACKENDS = ("reference", "chunked")  # one module each, beside this file
 Backend = Literal["auto", "reference", "chunked"]
+Read = Literal["after", "before", "start"]
+Gates = Literal["token", "chunk"]
 
 
 class ScanState(NamedTuple):
@@ -21,6 +23,7 @@ class ScanState(NamedTuple):
     weights: Weights  # now, M_t
     momentum: Weights  # now, S_t; zeros without momentum
     offset: int  # tokens already in the open chunk, 0 <= offset < chunk_size
+    waiting: Tensor | None = None  # gates by chunk: keys, values and gates of the open chunk, (B, H, n, ·)
 
 
 class ScanInputs(NamedTuple):
@@ -45,19 +48,27 @@ class ScanRule(NamedTuple):
     retention: RetentionGate
     normalised: bool
     chunk_size: int
-    read: Literal["after", "before"]
+    read: Read
+    surprise: list[Tensor] | None
 
 
 Scan = Callable[[ScanInputs, ScanRule, ScanState], tuple[Tensor, ScanState]]
 
 
-def initial_state(initial: Weights, batch: int, dtype: torch.dtype = torch.float32) -> ScanState:
-    """State of a memory that has read nothing: ``initial`` (H, d_in, d_out) a layer, for ``batch`` rows."""
+def initial_state(
+    initial: Weights, batch: int, dtype: torch.dtype = torch.float32, gates: Gates = "token", each: int = 2
+) -> ScanState:
+    """State of a memory that has read nothing: ``initial`` (H, d_in, d_out) a layer, for ``batch`` rows.
+
+    ``each`` is the number of gates of a token, which wait for their chunk's end where gates are by chunk.
+    """
     weights = tuple(w.to(dtype).expand(batch, *w.shape) for w in initial)
-    return ScanState(weights, weights, tuple(torch.zeros_like(w) for w in weights), 0)
+    H, D, Dv = initial[0].shape[0], initial[0].shape[1], initial[-1].shape[2]
+    waiting = weights[0].new_zeros(batch, H, 0, D + Dv + each) if gates == "chunk" else None
+    return ScanState(weights, weights, tuple(torch.zeros_like(w) for w in weights), 0, waiting)
 
 
-def _check(x: ScanInputs, rule: ScanRule, state: ScanState | None) -> None:
+def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None) -> None:
     if x.q.ndim != 4 or x.k.shape != x.q.shape:
         raise ValueError(f"q and k must both have shape (B, H, T, D), got {tuple(x.q.shape)} and {tuple(x.k.shape)}.")
     B, H, T, D = x.q.shape
@@ -85,6 +96,8 @@ def _check(x: ScanInputs, rule: ScanRule, state: ScanState | None) -> None:
         raise ValueError("gain (H, Dv) belongs to a structure with norm, and only to one.")
     if rule.chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {rule.chunk_size}.")
+    if gates == "chunk" and rule.read != "start":
+        raise ValueError("gates by chunk need read='start': what a chunk's tokens write is known at its end.")
     if state is not None and [tuple(w.shape) for w in state.weights] != [(B, *size) for size in sizes]:
         raise ValueError(
             f"state holds memories of shape {[tuple(w.shape) for w in state.weights]}, "
@@ -119,8 +132,10 @@ def memory_scan(
     gain: Tensor | None = None,
     normalised: bool = True,
     chunk_size: int,
-    read: Literal["after", "before"] = "after",
+    read: Read = "after",
+    gates: Gates = "token",
     state: ScanState | None = None,
+    surprise: list[Tensor] | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, ScanState]:
     r"""Let a memory learn k → v token by token and read it with q (Titans, eq. 13-15).
@@ -148,8 +163,12 @@ def memory_scan(
         normalised: divide a token's error by max(1, n_t), n_t the bound `Layers.bearing` on its own curvature,
             so that no token can overshoot; False is the papers' rule.
         chunk_size: C, tokens whose gradients are taken at one memory.
-        read: M_t ("after" the write, the default) or M_{t-1} ("before").
+        read: M_t ("after" the write, the default), M_{t-1} ("before"), or the memory at the chunk's "start".
+        gates: "token", or "chunk": all tokens of a chunk share the means of their θ, α and η, and read its start
+            (Titans, section 3.2: parameters as functions of chunks). Faster, and says less.
         state: where an earlier call stopped, also inside a chunk; None for a memory that has read nothing.
+        surprise: gains the surprise $\lVert \partial\ell_t / \partial M_{t'} \rVert$ (B, H, T) of the tokens
+            that are written, the Frobenius norm over all layers. With gates by chunk, of the chunks that are closed.
         backend: ``chunked`` is the dual form in matrix products, ``reference`` the printed recurrence.
 
     Returns:
@@ -175,11 +194,44 @@ def memory_scan(
         normalised,
         chunk_size,
         read,
+        None if surprise is None else [],
     )
-    _check(inputs, rule, state)
+    _check(inputs, rule, gates, state)
+    scan = _backend(backend)
     with torch.autocast(q.device.type, enabled=False):
-        y, state = _backend(backend)(inputs, rule, state or initial_state(initial, q.shape[0], dtype))
+        if gates == "chunk":
+            y, state = _by_chunk(scan, inputs, rule, state or initial_state(initial, q.shape[0], dtype))
+        else:
+            y, state = scan(inputs, rule, state or initial_state(initial, q.shape[0], dtype))
+    if surprise is not None:
+        empty = inputs.q.new_zeros(*rows[:2], 0)
+        surprise.append(torch.cat([empty, *(rule.surprise or ())], -1))
     return y.to(v.dtype), state
+
+
+def _by_chunk(scan: Scan, x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
+    """Scan with gates by chunk: tokens wait in the state until their chunk is whole."""
+    C, parts = rule.chunk_size, [part for part in x[1:] if part is not None]
+    rows = torch.cat(parts, -1)
+    if state.waiting is not None:
+        rows = torch.cat([state.waiting, rows], 2)
+    waited = rows.shape[2] - x.q.shape[2]
+    whole = rows.shape[2] // C * C
+    q = torch.nn.functional.pad(x.q, (0, 0, waited, 0))  # those that waited have been read
+    split = iter(rows[:, :, :whole].split([part.shape[-1] for part in parts], -1))
+    k, v, *gates = (None if part is None else next(split) for part in x[1:])
+    theta, alpha, eta = (None if gate is None else _mean(gate, C) for gate in gates[:3])
+    closed = ScanInputs(q[:, :, :whole], k, v, theta, alpha, eta, gates[3])  # type: ignore[arg-type]
+    y, after = scan(closed, rule, state._replace(offset=0, waiting=None))
+    rest = rule.structure.read(after.weights, q[:, :, whole:], rule.gain)
+    y = torch.cat([y, rest], 2)[:, :, waited:]
+    return y, after._replace(offset=rows.shape[2] - whole, waiting=rows[:, :, whole:])
+
+
+def _mean(gate: Tensor, C: int) -> Tensor:
+    """Mean of a gate (B, H, T, g) over each chunk, in its tokens' places."""
+    chunks = gate.unflatten(2, (-1, C))
+    return chunks.mean(3, keepdim=True).expand_as(chunks).flatten(2, 3)
 
 
 def _backend(name: Backend) -> Scan:

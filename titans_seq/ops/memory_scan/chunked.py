@@ -8,6 +8,9 @@ $S_t = e_t S_0 - \sum_{s \le t} E_{ts}\, x_s^\top G_s$
 
 with $A = L E$, $L_{tr} = \prod_{r<j\le t} (1-\alpha_j)$, $E_{rs} = \prod_{s<i\le r} \eta_i$ and θ inside G. A read
 needs only $X^q (x^\top G) = (X^q x^\top) G$: no weight per token is ever formed.
+
+Rows of batch and head are one axis, and chunks come first: (N, B H, C, d) in the block, (B H, C, d) in the loop.
+What does not depend on the memory is computed for a block of chunks at once.
 """
 
 from collections.abc import Iterator
@@ -19,18 +22,29 @@ from torch import Tensor
 from titans_seq.miras.structure import Weights
 from titans_seq.ops.memory_scan import ScanInputs, ScanRule, ScanState
 
+BLOCK = 2048  # tokens whose coefficients are held at once: some megabytes a head
+
 
 class Coefficients(NamedTuple):
-    """How much of each part a token reads and the chunk's end carries; (..., C, 1) or (..., C, C)."""
+    """How much of each part a token reads and the chunk's end carries; (..., C, 1), (..., 1, 1) or (..., C, C)."""
 
     keep: Tensor  # b, of the memory before the chunk
-    push: Any  # c, None without momentum; of the momentum before the chunk
-    write: Tensor  # A, of the tokens' gradients
-    read_keep: Tensor  # the same three at the memory that is read, M_t or M_{t-1}
-    read_push: Any
-    read_write: Tensor
+    push: Any  # c, of the momentum before the chunk; None without momentum
+    write: Tensor  # -A, of the tokens' gradients: its last row, (..., C, 1)
     momentum_keep: Any  # e; None without momentum
-    momentum_write: Any  # last row of E, (..., C, 1)
+    momentum_write: Any  # last row of -E, (..., C, 1)
+
+
+class Reads(NamedTuple):
+    """What the queries need of a chunk beside the memory; None of it where they read the chunk's start."""
+
+    keep: Tensor  # b, (..., C, 1), at the memory that is read, M_t or M_{t-1}
+    push: Any  # c
+    write: Tensor  # -A, (..., C, C)
+    kept: Tensor  # b q
+    pushed: Any  # c q
+    first: Tensor  # what the first layer reads of the initial memory
+    scores: Tensor  # -A ⊙ q kᵀ
 
 
 def _products(log_gate: Tensor) -> Tensor:
@@ -57,99 +71,159 @@ def _shifted(rows: Tensor, first: float) -> Tensor:
     return torch.cat([torch.full_like(rows[..., :1, :], first), rows[..., :-1, :]], -2)
 
 
-def coefficients(alpha: Tensor, eta: Tensor | None, read: str) -> Coefficients:
-    """Coefficients of all chunks at once from gates (..., C, 1)."""
-    log_keep = torch.log1p(-_inside(alpha[..., 0], 0, 1 - torch.finfo(alpha.dtype).eps))
-    decay, keep = _products(log_keep), log_keep.cumsum(-1).exp()[..., None]
-    if eta is None:
-        write, push, momentum_keep, momentum_write = decay, None, None, None
-    else:
-        log_eta = _inside(eta[..., 0], 1e-30, 1).log()
+def coefficients(x: ScanInputs, rule: ScanRule) -> tuple[Coefficients, Reads | None]:
+    """Coefficients of all chunks of a block."""
+    log_keep = torch.log1p(-_inside(x.alpha[..., 0], 0, 1 - torch.finfo(x.alpha.dtype).eps))
+    write, keep = _products(log_keep), log_keep.cumsum(-1).exp()[..., None]
+    push: Any = None
+    carried: tuple[Any, Any] = (None, None)
+    if rule.read == "start":
+        write = write[..., -1:, :]
+    if x.eta is not None:
+        log_eta = _inside(x.eta[..., 0], 1e-30, 1).log()
         past, fade = _products(log_eta), log_eta.cumsum(-1).exp()[..., None]
-        write, push = decay @ past, decay @ fade
-        momentum_keep, momentum_write = fade[..., -1:, :], past[..., -1, :, None]
-    reads = (keep, push, write)
-    if read == "before":
-        reads = (_shifted(keep, 1), None if push is None else _shifted(push, 0), _shifted(write, 0))
-    return Coefficients(
-        keep[..., -1:, :],
-        None if push is None else push[..., -1:, :],
-        write[..., -1, :, None],
-        *reads,
-        momentum_keep,
-        momentum_write,
+        write, push = write @ past, write @ fade
+        carried = (fade[..., -1:, :], -past[..., -1, :, None])
+    write = -write
+    last = Coefficients(
+        keep[..., -1:, :], None if push is None else push[..., -1:, :], write[..., -1, :, None], *carried
     )
+    if rule.read == "start":
+        return last, None
+    if rule.read == "before":
+        keep, push, write = _shifted(keep, 1), None if push is None else _shifted(push, 0), _shifted(write, 0)
+    kept, pushed = keep * x.q, None if push is None else push * x.q
+    left = x.q - kept if rule.retention.towards == "initial" else torch.zeros_like(kept)
+    scores = write * (x.q @ x.k.mT)
+    return last, Reads(keep, push, write, kept, pushed, left @ rule.initial[0], scores)
 
 
-def _errors(x: ScanInputs, rule: ScanRule, start: Weights) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """Inputs x and errors G of every layer, at the memory ``start``; θ and the normalised step are in G."""
+def _read(
+    q: Tensor, at: Reads, inputs: Any, errors: Any, rule: ScanRule, weights: Weights, momentum: Weights
+) -> Tensor:
+    """Read every query (B H, C, D) from its own memory M_t; inputs and errors are those of the keys' layers."""
     structure = rule.structure
-    trace = structure.trace(start, x.k)
-    error = x.theta * rule.bias.slope(structure.finish(x.k, trace.output, rule.gain), x.v, x.delta)
-    if rule.normalised:
-        error = error / structure.bearing(start, trace, rule.gain).clamp(min=1)
-    return trace.inputs, structure.errors(start, trace, error, rule.gain)
-
-
-def _chunk(x: ScanInputs, co: Coefficients, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
-    """Read and write one chunk, or the part of one that this call holds."""
-    structure, (start, weights, momentum, offset) = rule.structure, state
-    inputs, errors = _errors(x, rule, start)
-    to_initial = rule.retention.towards == "initial"
-
-    row, z = x.q, x.q
+    kept, pushed, scores = at.kept, at.pushed, at.scores
+    z: Any = at.first
     for level, (w, s) in enumerate(zip(weights, momentum, strict=True)):
         if level:
             row = structure.activate(z)
-        z = co.read_keep * (row @ w) - ((row @ inputs[level].mT) * co.read_write) @ errors[level]
-        if co.read_push is not None:
-            z = z + co.read_push * (row @ s)
-        if to_initial:
-            z = z + (1 - co.read_keep) * (row @ rule.initial[level])
-    y = structure.finish(x.q, z, rule.gain)
+            kept, pushed = at.keep * row, None if at.push is None else at.push * row
+            scores = at.write * torch.bmm(row, inputs[level].mT)
+            towards = rule.retention.towards == "initial"
+            z = torch.bmm(row - kept, rule.initial[level]) if towards else None
+        z = torch.bmm(kept, w) if z is None else torch.baddbmm(z, kept, w)
+        if pushed is not None:
+            z = torch.baddbmm(z, pushed, s)
+        z = torch.baddbmm(z, scores, errors[level])
+    return structure.finish(q, z, rule.gain)
+
+
+def _chunk(
+    x: ScanInputs,
+    co: Coefficients,
+    at: Reads | None,
+    rule: ScanRule,
+    start: Weights,
+    weights: Weights,
+    momentum: Weights,
+) -> tuple[Tensor, Weights, Weights]:
+    """Read and write one chunk, or the part of one that this call holds; gradients are taken at ``start``."""
+    structure = rule.structure
+    trace = structure.trace(start, x.k)
+    slope = rule.bias.slope(structure.finish(x.k, trace.output, rule.gain), x.v, x.delta)
+    if rule.surprise is not None:
+        layers = zip(trace.inputs, structure.errors(start, trace, slope, rule.gain), strict=True)
+        rule.surprise.append(
+            sum((a.square().sum(-1) * b.square().sum(-1) for a, b in layers), torch.tensor(0.0)).sqrt()
+        )
+    step = x.theta
+    if rule.normalised:
+        step = step / structure.bearing(start, trace, rule.gain).clamp(min=1)
+    errors = structure.errors(start, trace, step * slope, rule.gain)
+
+    if at is None:
+        y = structure.read(start, x.q, rule.gain)
+    else:
+        y = _read(x.q, at, trace.inputs, errors, rule, weights, momentum)
 
     new_weights, new_momentum = [], []
-    for level, (w, s) in enumerate(zip(weights, momentum, strict=True)):
-        new = co.keep * w - (co.write * inputs[level]).mT @ errors[level]
-        if co.push is not None and co.momentum_keep is not None:
-            new = new + co.push * s
-            s = co.momentum_keep * s - (co.momentum_write * inputs[level]).mT @ errors[level]
-        if to_initial:
-            new = new + (1 - co.keep) * rule.initial[level]
-        new_weights.append(new)
+    for w, s, first, row, error in zip(weights, momentum, rule.initial, trace.inputs, errors, strict=True):
+        new = torch.lerp(first, w, co.keep) if rule.retention.towards == "initial" else co.keep * w
+        if co.push is not None:
+            new = torch.addcmul(new, co.push, s)
+            s = torch.baddbmm(co.momentum_keep * s, (co.momentum_write * row).mT, error)
+        new_weights.append(torch.baddbmm(new, (co.write * row).mT, error))
         new_momentum.append(s)
-    offset = (offset + x.q.shape[-2]) % rule.chunk_size
-    weights = tuple(new_weights)
-    return y, ScanState(start if offset else weights, weights, tuple(new_momentum), offset)
+    return y, tuple(new_weights), tuple(new_momentum)
 
 
 def _runs(offset: int, T: int, C: int) -> Iterator[tuple[int, int, int]]:
-    """Cut T tokens into (start, length, count): the rest of an open chunk, whole chunks, a begun one."""
+    """Cut T tokens into (start, length, count): the rest of an open chunk, blocks of whole chunks, a begun one."""
     head = min(T, (C - offset) % C)
-    body = (T - head) // C
-    for start, length, count in ((0, head, 1), (head, C, body), (head + body * C, (T - head) % C, 1)):
-        if length and count:
-            yield start, length, count
+    if head:
+        yield 0, head, 1
+    chunks, most = (T - head) // C, max(1, BLOCK // C)
+    for first in range(0, chunks, most):
+        yield head + first * C, C, min(most, chunks - first)
+    if rest := (T - head) % C:
+        yield T - rest, rest, 1
 
 
-def _pieces(tensor: Tensor | None, start: int, length: int, count: int) -> Tensor | None:
-    """(B, H, T, d) to the run's chunks, (B, H, count, length, d)."""
-    return None if tensor is None else tensor[:, :, start : start + length * count].unflatten(2, (count, length))
+def _chunks_first(tensor: Tensor | None, start: int, length: int, count: int) -> Tensor | None:
+    """(B, H, T, d) to a run's chunks, (count, B H, length, d)."""
+    if tensor is None:
+        return None
+    run = tensor[:, :, start : start + length * count].unflatten(2, (count, length))
+    return run.permute(2, 0, 1, 3, 4).flatten(1, 2).contiguous()
+
+
+def _unbound(tensor: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
+    return (None,) * count if tensor is None else tensor.unbind(0)
+
+
+def _one_axis(weights: Weights) -> Weights:
+    """(B, H, d_in, d_out) to (B H, d_in, d_out)."""
+    return tuple(w.flatten(0, 1) for w in weights)
 
 
 def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
     """Run the scan chunk by chunk; shapes and meaning as in the front door."""
-    rows = []
-    for run in _runs(state.offset, x.q.shape[2], rule.chunk_size):
-        pieces = ScanInputs(*(_pieces(tensor, *run) for tensor in x))  # type: ignore[arg-type]
-        co = coefficients(pieces.alpha, pieces.eta, rule.read)
+    B, H, T, _ = x.q.shape
+    found = rule.surprise
+    surprise: list[Tensor] = []
+    initial = _one_axis(tuple(w.expand(B, *w.shape) for w in rule.initial))
+    gain = None if rule.gain is None else rule.gain.repeat(B, 1, 1)
+    rule = rule._replace(initial=initial, gain=gain, surprise=None if found is None else surprise)
+    start, weights, momentum = (_one_axis(part) for part in state[:3])
+    offset, rows = state.offset, []
+    for run in _runs(offset, T, rule.chunk_size):
+        block = ScanInputs(*(_chunks_first(tensor, *run) for tensor in x))  # type: ignore[arg-type]
+        co, reads = coefficients(block, rule)
         # unbind once: indexing chunk i in the loop would make its backward quadratic in length
-        chunks = zip(*(_unbound(tensor, run[2]) for tensor in (*pieces, *co)), strict=True)
-        for chunk in chunks:
-            y, state = _chunk(ScanInputs(*chunk[:7]), Coefficients(*chunk[7:]), rule, state)
-            rows.append(y)
-    return torch.cat(rows, 2) if rows else x.v, state
-
-
-def _unbound(tensor: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
-    return (None,) * count if tensor is None else tensor.unbind(2)
+        each = zip(*(_unbound(t, run[2]) for t in block), strict=True)
+        carried = zip(*(_unbound(t, run[2]) for t in co), strict=True)
+        at = zip(*(_unbound(t, run[2]) for t in reads), strict=True) if reads else [None] * run[2]
+        ys = []
+        for inputs, coefficient, read in zip(each, carried, at, strict=True):
+            if offset == 0:
+                start = weights
+            y, weights, momentum = _chunk(
+                ScanInputs(*inputs),
+                Coefficients(*coefficient),
+                Reads(*read) if read else None,
+                rule,
+                start,
+                weights,
+                momentum,
+            )
+            offset = (offset + run[1]) % rule.chunk_size
+            ys.append(y)
+        rows.append(torch.stack(ys, 1).flatten(1, 2))
+    if offset == 0:
+        start = weights
+    if found is not None and surprise:
+        found.append(torch.cat(surprise, -1).unflatten(0, (B, H)))
+    y = torch.cat(rows, 1).unflatten(0, (B, H)) if rows else x.v
+    start, weights, momentum = (tuple(w.unflatten(0, (B, H)) for w in part) for part in (start, weights, momentum))
+    return y, ScanState(start, weights, momentum, offset, state.waiting)

@@ -16,6 +16,10 @@ def _gradient(start: Weights, x: ScanInputs, t: int, rule: ScanRule) -> Weights:
         start = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in start)
         prediction = rule.structure.read(start, k, rule.gain)
         loss = rule.bias.loss(prediction, v, delta).sum()
+        if rule.surprise is not None:
+            gradient = torch.autograd.grad(loss, start, retain_graph=True)
+            squares = torch.stack([g.square().sum((-2, -1)) for g in gradient])
+            rule.surprise.append(squares.sum(0).sqrt()[..., None])
         (error,) = torch.autograd.grad(loss, prediction, create_graph=True)
         error = theta * error  # a θ by channel weighs the error; one θ commutes with what follows
         if rule.normalised:
@@ -26,7 +30,7 @@ def _gradient(start: Weights, x: ScanInputs, t: int, rule: ScanRule) -> Weights:
 
 def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
     """Run the scan token by token; shapes and meaning as in the front door."""
-    start, weights, momentum, offset = state
+    start, weights, momentum, offset, waiting = state
     rows = []
     for t in range(x.q.shape[2]):
         if offset == 0:
@@ -39,7 +43,8 @@ def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor
         weights = tuple((1 - alpha) * w + s for w, s in zip(weights, momentum, strict=True))  # M_t
         if rule.retention.towards == "initial":
             weights = tuple(w + alpha * first for w, first in zip(weights, rule.initial, strict=True))
-        rows.append(rule.structure.read(weights if rule.read == "after" else before, x.q[:, :, t : t + 1], rule.gain))
+        read = {"after": weights, "before": before, "start": start}[rule.read]
+        rows.append(rule.structure.read(read, x.q[:, :, t : t + 1], rule.gain))
         offset = (offset + 1) % rule.chunk_size
     if x.eta is None:
         momentum = tuple(torch.zeros_like(s) for s in momentum)
@@ -47,4 +52,4 @@ def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor
         start = weights
     if not torch.is_grad_enabled():
         start, weights, momentum = (tuple(w.detach() for w in group) for group in (start, weights, momentum))
-    return torch.cat(rows, 2) if rows else x.v, ScanState(start, weights, momentum, offset)
+    return torch.cat(rows, 2) if rows else x.v, ScanState(start, weights, momentum, offset, waiting)
