@@ -1,5 +1,6 @@
 """Verbs of sequences: a memory as a file, reset rules, tracks, embeddings, generated DNA."""
 
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from titans_seq import genomics, stream
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
 from titans_seq.checkpoint import SequenceModel, save_pretrained
+from titans_seq.data.arrays import TrackFile
 from titans_seq.data.fasta import Block
 from titans_seq.data.record import encode
 from titans_seq.data.reset import reset_rule
@@ -319,6 +321,53 @@ def test_a_job_whose_state_is_gone_is_not_finished(folder: Path, tmp_path: Path)
     (tmp_path / "state").unlink()
     with pytest.raises(UsageError, match=r"state is not there\. To make it again add --overwrite"):
         genomics.predict(*given, state_out=tmp_path / "state", resume=True)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path: Path) -> None:
+    model = make(LMM())
+
+    def read(bases: int) -> int:
+        """Peak of this process after a record of so many bases, in bytes."""
+        codes = np.random.default_rng(0).integers(0, 4, bases, np.uint8)
+        stream.run_stream(
+            lambda point: track_steps(model, blocks([codes], 2048), 4, point, Course(learned_start(model)), ["loglik"]),
+            tmp_path / f"{bases}.bedgraph",
+            {},
+            resume=False,
+            template=lambda: None,
+            kind=TrackFile,
+        )
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = read(8 * 2048)
+    # one hidden row a base, kept, would be 8 MB more, and so would a line of text a base
+    assert read(72 * 2048) - before < 5_000_000
+
+
+def test_a_track_through_the_command_line(titans: Any, folder: Path, tmp_path: Path) -> None:
+    given = ["genomics", "score", *options(folder), "--quiet"]
+    titans(*given, "--out", tmp_path / "a.bedgraph", "--reset", "N:5", "--state-out", tmp_path / "state")
+    titans(*given, "--out", tmp_path / "a.parquet", "--reset", "N:5", "--track", "entropy", "--track", "loglik")
+    table = pl.read_parquet(tmp_path / "a.parquet")
+    assert table.columns == ["chrom", "start", "entropy", "loglik"]
+    lines = [line.split("\t") for line in (tmp_path / "a.bedgraph").read_text().splitlines()]
+    found = {(chrom, at): float(value) for chrom, start, end, value in lines for at in range(int(start), int(end))}
+    expected = {(chrom, at): value for chrom, at, value in table.drop("entropy").drop_nulls().iter_rows()}
+    assert found.keys() == expected.keys()
+    assert all(np.float32(found[key]) == np.float32(value) for key, value in expected.items())
+    for code, says, *more in (
+        (2, "--reset N:0 is no rule", "--reset", "N:0"),
+        (2, "--track gc is none. Give loglik, entropy, surprise", "--track", "gc"),
+        (2, "none is not there", "--state-in", tmp_path / "none"),
+        (2, f"{tmp_path / 'state'} exists", "--state-out", tmp_path / "state"),
+        (5, "is not a memory state", "--state-in", folder / "x.fa"),
+    ):
+        assert says in titans(*given, "--out", tmp_path / "b.bedgraph", *more, code=code).stderr
+    other = ["genomics", "embed", folder / "other", folder / "x.fa", "--state-in", tmp_path / "state"]
+    assert f"by another model ({folder / 'language'})" in titans(*other, "--out", tmp_path / "b.npz", code=5).stderr
+    printed = ["genomics", "predict", *options(folder, "printed"), "--out", tmp_path / "b.csv", "--reset", "never"]
+    assert "cannot be carried" in titans(*printed, code=2).stderr
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.bedgraph", "a.parquet", "state"}
 
 
 # --- embeddings
