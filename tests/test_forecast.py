@@ -152,6 +152,31 @@ def test_a_stream_of_one_value_stays_finite_and_wakes(normalisation: str) -> Non
     assert np.isfinite(reader.forecast()["mean"]).all()
 
 
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system has no /proc")
+def test_two_million_rows_are_read_in_flat_memory() -> None:
+    """Noise about a daily wave; the weights of the memory and the process keep their size."""
+    model = make("lmm", double=False)
+    reader, rng = Forecaster(model), np.random.default_rng(0)
+    wave = np.sin(np.arange(48_000) * 2 * np.pi / 24)[:, None]
+    norms, sizes = [], []
+    for _ in range(42):
+        reader.update(wave + rng.normal(size=(48_000, 2)))
+        found = reader.forecast()["mean"]
+        assert np.isfinite(found).all()
+        norms.append(sum(float(w.square().sum()) for layer in reader.state.memory.layers for w in layer.scan.weights))
+        sizes.append(resident())
+    assert reader.state.rows > 2_000_000
+    last = norms[len(norms) // 2 :]
+    assert max(last) < 1.5 * min(last)
+    assert sizes[-1] - sizes[2] < 20_000_000
+
+
+def resident() -> int:
+    """Memory of this process now, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 # --- what is read, and what is not
 
 
