@@ -20,7 +20,8 @@ from titans_seq.bench.long import (
     bench_long,
     checks,
     key_of,
-    memory_norms,
+    level,
+    memories,
     random_input,
     read,
 )
@@ -38,7 +39,7 @@ def answer(job: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
     attention = job["backbone"]["block"]["kind"] == "attention"
     if attention and job["tokens"] == 4096:
         return {"failed": "more than 20 s"}
-    norms = {} if attention else {"norm_min_over_max": 0.99, "norms": [[1024, 1.0, 2.0]]}
+    norms = {} if attention else {"norm_min_over_max": 0.99, "distances": [[1024, 1.0, 2.0]]}
     return {**answered, "tokens_per_second": job["tokens"], "finite": True, **norms}
 
 
@@ -52,11 +53,11 @@ def test_a_stream_through_every_model(model: str, monkeypatch: pytest.MonkeyPatc
     assert found["finite"] and found["block"] == 64 and found["tokens_per_second"] > 0
     assert found["first_tenth"] > 0 and found["last_tenth"] > 0
     if model == ATTENTION:
-        assert "norms" not in found
+        assert "distances" not in found
     else:
-        assert 0 < found["norm_min_over_max"] <= 1
-        assert [row[0] for row in found["norms"]] == [*range(64, 20 * 64 + 1, 64), 20 * 64 + 5]
-        assert all(len(row) == 3 and min(row) > 0 for row in found["norms"])
+        assert 0 < found["norm_min_over_max"] <= 1 and found["drift_over_quarter"] > 0
+        assert [row[0] for row in found["distances"]] == [*range(64, 20 * 64 + 1, 64), 20 * 64 + 5]
+        assert all(len(row) == 3 and min(row) > 0 for row in found["distances"])
 
 
 def test_a_memory_that_is_not_finite_is_noticed() -> None:
@@ -66,14 +67,18 @@ def test_a_memory_that_is_not_finite_is_noticed() -> None:
     assert not read(backbone, 32)["finite"]
 
 
-def test_norms_are_of_all_weights_of_a_layer() -> None:
+def test_memories_are_all_weights_of_a_layer() -> None:
     backbone = Backbone(BackboneConfig(width=16, heads=2, depth=3))
-    with torch.no_grad():
-        state = backbone.initial_state(1)
-    norms = memory_norms(state)
-    assert len(norms) == 3
-    weights = [w.flatten() for w in state.layers[1].scan.weights]
-    assert norms[1] == pytest.approx(float(torch.cat(weights).norm()))
+    state = backbone.initial_state(1)
+    assert [len(memory) for memory in memories(state)] == [sum(w.numel() for w in state.layers[0].scan.weights)] * 3
+
+
+def test_a_drift_is_told_from_a_swing() -> None:
+    swinging = [[10 + 0.1 * (i % 2), 5.0] for i in range(40)]
+    growing = [[10.0, 5 + 0.1 * i] for i in range(40)]
+    assert level(swinging, swinging) == pytest.approx({"norm_min_over_max": 10 / 10.1, "drift_over_quarter": 1})
+    assert level(swinging, growing)["drift_over_quarter"] == pytest.approx((5 + 3.45) / (5 + 2.45))
+    assert level([[2.0]], [[1.0]]) == {"norm_min_over_max": 1, "drift_over_quarter": 1}
 
 
 def test_input_does_not_depend_on_how_it_is_asked_for() -> None:
@@ -107,7 +112,10 @@ def test_a_finished_cell_is_not_repeated(answering: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"finite": False}, {"peak": 1101}, {"growth": 126}, {"last_tenth": 1.11}, {"norm_min_over_max": 0.89}],
+    [
+        *({}, {"finite": False}, {"peak": 1101}, {"growth": 126}, {"last_tenth": 1.11}),
+        *({"norm_min_over_max": 0.89}, {"drift_over_quarter": 1.11}, {"drift_over_quarter": 0.9}),
+    ],
 )
 def test_what_level_means(change: dict[str, Any]) -> None:
     cell = {"model": "LMM", "finite": True, "peak": 1000, "growth": 100, "first_tenth": 1.0, "last_tenth": 1.0}
@@ -137,5 +145,7 @@ def test_two_million_tokens_stay_level(model: str, tmp_path: Path) -> None:
     _, facts = bench_long(tmp_path, Plan((SHORT, 2_097_152)), models=(model,))
     (found,) = facts["checks"]
     # time a block is told by the benchmark; a machine that does other work says nothing about it
-    assert found["finite"] and found["norm_min_over_max"] >= STEADY
+    assert (
+        found["finite"] and found["norm_min_over_max"] >= STEADY and 1 / LEVEL <= found["drift_over_quarter"] <= LEVEL
+    )
     assert found["peak_over_short"] <= LEVEL and found["growth_over_short"] <= SWING

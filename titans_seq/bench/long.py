@@ -6,8 +6,9 @@ of the start: speed and memory do not depend on them, and a state that grows wit
 
 import time
 from collections.abc import Sequence
+from math import log
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import torch
@@ -28,9 +29,9 @@ PATCH = 16  # values a patch of a series
 WARM_UP = 64  # tokens
 SHORT = 65_536  # what the memory of a longer stream is compared with
 TENTHS = 20  # blocks of which a tenth has a median
-POINTS = 64  # of the state's norm along a stream, kept
+POINTS = 64  # of the state along a stream, kept
 STEADY = 0.9  # least over most of the state's norm; 0.997 was measured at 524,288 tokens
-LEVEL = 1.1  # most that peak memory and the time of a block may become, over what they were
+LEVEL = 1.1  # most that peak memory, the time of a block and the state's distance may become, over what they were
 SWING = 1.25  # the same for the growth alone: the allocator's own swing was 1.12 with a state that did not grow
 
 ATTENTION = "Transformer++"
@@ -57,36 +58,53 @@ def random_input(embedding: Embedding, start: int, tokens: int, generator: torch
     return torch.cat([values, torch.ones_like(values)], -1)  # all observed
 
 
-def memory_norms(state: MemoryState) -> list[float]:
-    """Frobenius norm of the memory of every layer that has one."""
+def memories(state: MemoryState) -> list[Tensor]:
+    """The memory of every layer that has one, as a vector."""
     layers = [layer.scan.weights for layer in state.layers if layer.scan is not None]
-    return [float(torch.stack([w.norm() for w in weights]).norm()) for weights in layers]
+    return [torch.cat([weight.flatten() for weight in weights]) for weights in layers]
+
+
+def level(norms: list[list[float]], distances: list[list[float]]) -> dict[str, float]:
+    """How level the memories' norms and distances from the start, block by block, are in the last half of a stream.
+
+    Returns:
+        The least norm over the most, of the worst layer, and the mean distance in the last quarter over that in
+        the third, of the layer that moved most. Most of a norm is that of the learned start, which does not move.
+    """
+    half, quarter = len(norms) // 2, -(-len(norms) // 4)
+    swing = [min(layer) / max(layer) for layer in zip(*norms[half:], strict=True)]
+    drift = [
+        mean(layer[-quarter:]) / mean(layer[-2 * quarter : -quarter] or layer) for layer in zip(*distances, strict=True)
+    ]
+    return {"norm_min_over_max": min(swing), "drift_over_quarter": max(drift, key=lambda ratio: abs(log(ratio)))}
 
 
 @torch.inference_mode()
 def read(model: Backbone, tokens: int) -> dict[str, Any]:
     """Stream ``tokens`` through a backbone; returns the cost of its blocks and what became of the state."""
     generator, size = torch.Generator().manual_seed(0), block_size(model.config)
-    state, finite, times, norms = None, True, [], []
+    times: list[float] = []
+    norms: list[list[float]] = []
+    distances: list[list[float]] = []
+    state, finite = model.initial_state(1), True
+    first = memories(state)
     for start in range(0, tokens, size):
         x = random_input(model.config.embedding, start, min(size, tokens - start), generator)
         begun = time.perf_counter()
         hidden, state = model(x, state)
         times.append(time.perf_counter() - begun)
         finite = finite and bool(torch.isfinite(hidden).all())
-        norms.append(memory_norms(state))
-    assert state is not None
+        now = memories(state)
+        norms.append([float(memory.norm()) for memory in now])
+        distances.append([float((memory - start).norm()) for memory, start in zip(now, first, strict=True)])
     finite = finite and all(bool(torch.isfinite(tensor).all()) for tensor in state_tensors(state).values())
     found: dict[str, Any] = {"tokens_per_second": tokens / sum(times), "block": size, "finite": finite}
     if tenth := len(times) // 10 if len(times) >= TENTHS else 0:
         found |= {"first_tenth": median(times[:tenth]), "last_tenth": median(times[-tenth:])}
-    if norms[0]:
-        late = norms[len(norms) // 2 :]
-        kept = range(0, len(norms), -(-len(norms) // POINTS))
-        found |= {
-            "norm_min_over_max": min(min(layer) / max(layer) for layer in zip(*late, strict=True)),
-            "norms": [[min((i + 1) * size, tokens), *norms[i]] for i in kept],
-        }
+    if first and finite:
+        kept = range(0, len(distances), -(-len(distances) // POINTS))
+        found |= level(norms, distances)
+        found |= {"distances": [[min((i + 1) * size, tokens), *distances[i]] for i in kept]}
     return found
 
 
@@ -127,12 +145,14 @@ def checks(cells: dict[str, Any]) -> list[dict[str, Any]]:
         cell = found[longest]
         ratios = {
             "norm_min_over_max": cell.get("norm_min_over_max", 1.0),  # attention has no such state
+            "drift_over_quarter": cell.get("drift_over_quarter", 1.0),
             "peak_over_short": cell["peak"] / found[SHORT]["peak"],
             "growth_over_short": cell["growth"] / found[SHORT]["growth"],
             "last_tenth_over_first": cell["last_tenth"] / cell["first_tenth"],
         }
-        norm, peak, growth, pace = ratios.values()
-        holds = cell["finite"] and norm >= STEADY and peak <= LEVEL and growth <= SWING and pace <= LEVEL
+        norm, drift, peak, growth, pace = ratios.values()
+        level_state = cell["finite"] and norm >= STEADY and 1 / LEVEL <= drift <= LEVEL
+        holds = level_state and peak <= LEVEL and growth <= SWING and pace <= LEVEL
         told.append({"model": model, "tokens": longest, "finite": cell["finite"], **ratios, "holds": holds})
     return told
 
@@ -172,14 +192,15 @@ def report(results: Results) -> str:
             ]
             for check in found
         ]
-        header = ["", "finite", "state norm", "peak memory", "its growth", "time a block", "holds"]
+        header = ["", "finite", "state norm", "its distance", "peak memory", "its growth", "time a block", "holds"]
         parts += [
             "## Level to the end",
             markdown(header, lines),
             "State norm: least over most in the last half of the stream, of the worst layer "
-            f"(at least {STEADY:g} holds). Peak memory of the process, and its growth above the loaded model: over "
-            f"those at {SHORT:,} tokens (at most {LEVEL:g}, {SWING:g}). Time a block: median of the last tenth over "
-            f"that of the first (at most {LEVEL:g}).",
+            f"(at least {STEADY:g} holds). Its distance from where it began: mean of the last quarter over that of the "
+            f"third (at most {LEVEL:g} either way). Peak memory of the process, and its growth above the loaded model: "
+            f"over those at {SHORT:,} tokens (at most {LEVEL:g}, {SWING:g}). Time a block: median of the last tenth "
+            f"over that of the first (at most {LEVEL:g}).",
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -198,7 +219,7 @@ def about(results: Results) -> str:
 
 
 def draw(results: Results) -> None:
-    """Draw speed and memory over the length, and the state's norm along the longest streams."""
+    """Draw speed and memory over the length, and how far the state goes along the longest streams."""
     from titans_seq.report.plots import Panel, scaling_plot
 
     done = sorted((cell for cell in results.cells.values() if "failed" not in cell), key=lambda cell: cell["tokens"])
@@ -207,12 +228,12 @@ def draw(results: Results) -> None:
         found = {m: [(c["tokens"], c[value] / unit) for c in done if c["model"] == m] for m in MODELS}
         return {model: points for model, points in found.items() if points}
 
-    longest = {cell["model"]: cell for cell in done if "norms" in cell}  # the last of each
-    norms = {model: [(row[0], row[1]) for row in cell["norms"]] for model, cell in longest.items()}
+    longest = {cell["model"]: cell for cell in done if "distances" in cell}  # the last of each
+    distances = {model: [(row[0], row[1]) for row in cell["distances"]] for model, cell in longest.items()}
     panels = [
         Panel("speed", "tokens", "tokens a second", lines("tokens_per_second", 1)),
         Panel("memory", "tokens", "peak memory, MiB", lines("growth", MiB)),
-        Panel("state along the longest stream", "tokens read", "norm of the first layer's memory", norms),
+        Panel("first layer's memory, longest stream", "tokens read", "distance from its start", distances),
     ]
     scaling_plot([panel for panel in panels if panel.lines], results.beside(".png"))
 
