@@ -27,6 +27,7 @@ from titans_seq.data.windows import Items
 from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, write_text
+from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.stream import Point, Steps, run_stream
 from titans_seq.training.module import fit
@@ -44,8 +45,10 @@ def prepare(device: str, threads: int | None, seed: int = 0) -> str:
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        use_fastest_exact_matmul()
+    elif not torch.cuda.is_available():
         raise EnvironmentFault(
             f"--device cuda: this torch ({torch.__version__}) finds no CUDA device. Use --device cpu, "
             "or install a torch built for your GPU."
