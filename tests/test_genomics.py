@@ -22,6 +22,7 @@ from titans_seq.data.record import encode
 from titans_seq.data.reset import reset_rule
 from titans_seq.errors import InputError, Interrupted, ModelError, UsageError
 from titans_seq.memory import MemoryConfig, read_state
+from titans_seq.miras.structure import MLP, Matrix
 from titans_seq.stream import Course, Point, Steps, learned_start, sequence_steps, track_steps
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
@@ -257,6 +258,75 @@ def test_entropy_is_that_of_the_four_probabilities() -> None:
         assert sum(p) == pytest.approx(1, abs=1e-5)
         if codes[at] < 4:
             assert values[1][at] == pytest.approx(-(np.array(p) * np.log(p)).sum(), abs=1e-5)
+
+
+def surprise_by_autograd(model: SequenceModel, codes: np.ndarray) -> np.ndarray:
+    """‖∂ℓ/∂W‖ of every base at the memory of its chunk's start, of a model of one block that is memory alone."""
+    block = model.backbone.blocks[0]
+    memory, chunk = block.mixer.memory, model.backbone.config.memory.chunk_size
+    with torch.no_grad():
+        x = block.norm_mixer(model.backbone.embedding(torch.tensor([[5, *codes.tolist()]])))
+        projected, _ = memory.conv(memory.project(x), block.mixer.initial_state(1).tails)
+        _, k, v = (memory._heads(part) for part in torch.nn.functional.silu(projected).chunk(3, -1))
+        k = torch.nn.functional.normalize(k, dim=-1)
+        starts, state = [], block.mixer.initial_state(1)
+        for part in x.split(chunk, 1):
+            starts.append(state.scan.weights)
+            _, state = memory(part, state)
+    found = []
+    for t in range(1, x.shape[1]):
+        norms = []
+        for h in range(memory.heads):
+            weights = tuple(w[:1, h : h + 1].clone().requires_grad_() for w in starts[t // chunk])
+            read = memory.config.structure.read(weights, k[:, h : h + 1, t : t + 1], None)
+            loss = memory.config.bias.loss(read, v[:, h : h + 1, t : t + 1]).sum()
+            norms.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]).norm())
+        found.append(float(torch.stack(norms).mean()))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("structure", [Matrix(), MLP()], ids=lambda s: s.kind)
+def test_surprise_is_the_norm_of_the_gradient(structure: Any) -> None:
+    torch.manual_seed(0)
+    memory = MemoryConfig(chunk_size=16, structure=structure)
+    model = SequenceModel(
+        BackboneConfig(width=16, depth=1, heads=2, block=LMM(), memory=memory), LanguageModel()
+    ).eval()
+    codes = records([90, 7])
+    for size, batch_size in ((1000, 2), (1000, 1), (16, 1), (25, 1)):
+        found = tracks_of(model, codes, tracks=["surprise"], size=size, batch_size=batch_size)
+        for ours, record in zip(found, codes, strict=True):
+            expected = surprise_by_autograd(model, record)
+            np.testing.assert_allclose(ours[0][record < 4], expected[record < 4], rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", MEMORIES)
+@pytest.mark.parametrize("rule", ["never", "N:5", "every:50"])
+def test_surprise_does_not_depend_on_cuts(block: str, rule: str) -> None:
+    model, codes = make(BLOCKS[block]), records()
+    whole = tracks_of(model, codes, rule, tracks=["surprise", "loglik"], size=1000, batch_size=1)
+    for size, batch_size in ((64, 4), (16, 1), (50, 3)):
+        for one, other in zip(
+            tracks_of(model, codes, rule, tracks=["surprise", "loglik"], size=size), whole, strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        record = [
+            tracks_of(model, codes, tracks=["surprise"], size=n, batch_size=b)
+            for n, b in ((size, batch_size), (1000, 1))
+        ]
+        for one, other in zip(*record, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_surprise_changes_no_prediction() -> None:
+    """The base that is read ahead leaves nothing behind."""
+    model, codes = make(), records()
+    for ours, theirs in zip(
+        tracks_of(model, codes, tracks=["loglik", "surprise"], batch_size=1),
+        tracks_of(model, codes, tracks=["loglik"], batch_size=1),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours[0], theirs[0])
 
 
 def test_an_attention_only_model_has_no_surprise(tmp_path: Path) -> None:

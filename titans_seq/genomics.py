@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from titans_seq import baselines, memory
+from titans_seq import baselines
 from titans_seq.blocks import expand
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
@@ -140,7 +140,6 @@ def _tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]
     if out is not None and out.suffix != ".parquet":
         return TRACKS[:1]
     has_memory = any(block.mixer.memory is not None for block in model.backbone.blocks)
-    has_memory = has_memory and hasattr(memory, "recorded_surprise")
     return tuple(track for track in TRACKS if has_memory or track != "surprise")
 
 

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titans_seq import memory
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import expand
 from titans_seq.checkpoint import SequenceModel, to_tensors
@@ -30,7 +29,7 @@ from titans_seq.data.windows import BEGIN, N, SeriesWindows, padded
 from titans_seq.data.write import PartFile, Row, RowFile
 from titans_seq.errors import InputError, ModelError, NumericFault
 from titans_seq.files import clear_drafts, whole_file
-from titans_seq.memory import MemoryState, fill_state, state_tensors
+from titans_seq.memory import MemoryState, fill_state, recorded_surprise, state_tensors
 from titans_seq.progress import Progress
 from titans_seq.signals import watching
 from titans_seq.tasks.forecasting import Opened, Scaled
@@ -399,7 +398,7 @@ def track_steps(
     """
     head = model.head
     walk = _Walk(model, head, course, point.carried)
-    with memory.recorded_surprise(model) if "surprise" in tracks else nullcontext() as seen:  # type: ignore[attr-defined]
+    with recorded_surprise(model) if "surprise" in tracks else nullcontext() as seen:
 
         def values(hidden: Tensor, batch: dict[str, Tensor], surprise: Tensor | None) -> np.ndarray:
             """Tracks (B, K, T) of hidden rows (B, T, D); NaN where there is no base."""
