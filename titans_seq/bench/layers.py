@@ -35,9 +35,12 @@ class Attention(nn.Module):
 
 
 def memory(job: dict[str, Any]) -> nn.Module:
-    """The memory layer with the job's choices."""
-    config = MemoryConfig.model_validate({"chunk_size": job["chunk_size"], **job["memory"]})
-    return Memory(job["width"], job["heads"], config)
+    """The memory layer with the job's choices; ``recompute`` is how it is trained, the others what it is."""
+    choices = {"chunk_size": job["chunk_size"], **job["memory"]}
+    recompute = choices.pop("recompute", None)
+    layer = Memory(job["width"], job["heads"], MemoryConfig.model_validate(choices))
+    layer.memory.recompute = recompute
+    return layer
 
 
 def attention(job: dict[str, Any]) -> nn.Module:

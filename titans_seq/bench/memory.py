@@ -10,11 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import torch
+
 from titans_seq.bench.process import HOW_TO, PEER, Worker, memory_limit, peer_versions
 from titans_seq.bench.results import MiB, Results, markdown, opened, told_share
 from titans_seq.errors import UsageError, warn
 from titans_seq.files import write_text
-from titans_seq.memory import MemoryConfig
+from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.progress import Progress
 from titans_seq.signals import Watch, watching
 
@@ -35,17 +37,12 @@ class Row(NamedTuple):
         """What the worker is told."""
         return {"subject": self.subject, **({"memory": self.settings} if self.subject == "memory" else self.settings)}
 
-    @property
-    def there(self) -> bool:
-        """Whether this release has the options of the row."""
-        return self.subject != "memory" or self.settings.keys() <= MemoryConfig.model_fields.keys()
-
 
 CONV = Row("titans-seq", "memory", {})
 PLAIN = Row("titans-seq, no convolutions", "memory", {"conv": 1})
 MATRIX = Row("titans-seq, no convolutions, matrix", "memory", {"conv": 1, "structure": {"kind": "matrix"}})
-FRUGAL = Row("titans-seq, no convolutions, checkpoints", "memory", {"conv": 1, "checkpoint": True})
-POOLED = Row("titans-seq, no convolutions, gates a chunk", "memory", {"conv": 1, "gates": "chunk"})
+FRUGAL = Row("titans-seq, no convolutions, recomputed", "memory", {"conv": 1, "recompute": True})
+POOLED = Row("titans-seq, no convolutions, gates a chunk", "memory", {"conv": 1, "gates": "chunk", "read": "start"})
 ATTENTION = Row("attention (SDPA, causal)", "attention", {})
 DEFAULT = Row(f"{PEER}, default", "peer", {"batch_size": None})
 LIKE = Row(f"{PEER}, batch_size=chunk", "peer", {"batch_size": SHAPE["chunk_size"]})
@@ -111,7 +108,13 @@ def side_by_side(
         limit: bytes a process may have.
         watch: notes signals.
     """
-    place = {"tokens": cell.tokens, "backward": MODES[cell.mode], "threads": cell.threads, "memory_limit": limit}
+    place: dict[str, Any] = {
+        "tokens": cell.tokens,
+        "backward": MODES[cell.mode],
+        "threads": cell.threads,
+        "memory_limit": limit,
+        "matmul": torch.get_float32_matmul_precision(),  # the same library for all, peers too
+    }
     workers: dict[str, Worker] = {}
     calls: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
@@ -257,9 +260,9 @@ def bench_memory(
     if short := [length for length in plan.tokens if length < SHAPE["chunk_size"]]:
         raise UsageError(f"--tokens {short[0]} is less than one chunk of {SHAPE['chunk_size']}.")
     limit = memory_limit(memory)
-    rows = [row for row in ROWS if row.there and (peer or row.subject != "peer")]
+    rows = [row for row in ROWS if peer or row.subject != "peer"]
     settings = {"shape": SHAPE, "rounds": plan.rounds, "budget": plan.budget, "memory_limit": limit}
-    settings |= {"rows": [row.name for row in rows]}
+    settings |= {"rows": [row.name for row in rows], "float32_products": use_fastest_exact_matmul()}
     extra = peer_versions(peer) if peer else {}
     if not peer:
         warn(f"{PEER} is not measured beside ours. {HOW_TO}")

@@ -117,6 +117,7 @@ def main() -> None:
 
         torch.set_num_threads(job["threads"])
         torch.set_flush_denormal(True)
+        torch.set_float32_matmul_precision(job.get("matmul", "highest"))
         torch.manual_seed(0)
         limit_memory(job["memory_limit"])
         call = prepare(job)
