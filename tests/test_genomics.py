@@ -1,5 +1,6 @@
 """Verbs of sequences: a memory as a file, reset rules, tracks, embeddings, generated DNA."""
 
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -520,6 +521,13 @@ def test_a_prompt_may_stand_in_a_state(folder: Path, tmp_path: Path) -> None:
     )
     whole = generated(folder, tmp_path / "x.fa", prompt=prompt)
     assert generated(folder, tmp_path / "x.fa", state_in=tmp_path / "state") == whole
+
+
+def test_a_signal_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(genomics.Progress, "add", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=r"Stopped by SIGTERM\. .*x\.fa was not written"):
+        generated(folder, tmp_path / "x.fa")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_prompt_that_is_no_dna(folder: Path, tmp_path: Path) -> None:

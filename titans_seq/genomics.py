@@ -19,11 +19,12 @@ from titans_seq.data.sources import SOURCES
 from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import PartFile, RowFile, check_suffix
 from titans_seq.errors import InputError, ModelError, NumericFault, TitansError, UsageError, warn
-from titans_seq.files import must_be_new, whole_file
+from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, whole_file
 from titans_seq.memory import load_state, save_state
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file
 from titans_seq.run import about, check_state_files, data_of, dry, finished, identity, load, prepare, reading_of, write
+from titans_seq.signals import watching
 from titans_seq.stream import (
     BLOCK,
     TRACKS,
@@ -272,19 +273,28 @@ def generate(
     for first in range(0, len(codes), BLOCK):
         _, _, start = advance(model, model.head, codes[first : first + BLOCK], start)
     note = f"seed={seed} temperature={temperature:g} top_k={top_k} prompt={len(codes)}"
-    with (
-        Progress("generating", "bases", samples * length) as progress,
-        whole_file(out) as draft,
-        draft.open("w") as file,
-    ):
-        for first in range(0, samples, batch_size):
-            numbers = range(first, min(first + batch_size, samples))
-            rows = _written(model, start, length, numbers, temperature, top_k, seed, progress)
-            for number, row in zip(numbers, rows, strict=True):
-                text = decode(row)
-                lines = (text[at : at + LINE] for at in range(0, length, LINE))
-                file.write("\n".join([f">sample_{number + 1} {note}", *lines, ""]))
+    with locked(out.with_name(f".{out.name}{LOCK}"), out), watching() as watch:
+        clear_drafts(out.parent, out.name)
+
+        def tell(count: int) -> None:
+            progress.add(count)
+            watch.stop(f"{out} was not written; the same command writes it.")
+
+        with (
+            Progress("generating", "bases", samples * length) as progress,
+            whole_file(out) as draft,
+            draft.open("w", encoding="ascii") as file,
+        ):
+            for first in range(0, samples, batch_size):
+                numbers = range(first, min(first + batch_size, samples))
+                rows = _written(model, start, length, numbers, temperature, top_k, seed, tell)
+                file.writelines(_fasta(f"sample_{n + 1} {note}", row) for n, row in zip(numbers, rows, strict=True))
     return {"out": str(out), "samples": samples, "bases": samples * length}
+
+
+def _fasta(header: str, codes: np.ndarray) -> str:
+    text = decode(codes)
+    return "\n".join([f">{header}", *(text[at : at + LINE] for at in range(0, len(text), LINE)), ""])
 
 
 def _written(
@@ -295,9 +305,9 @@ def _written(
     temperature: float,
     top_k: int,
     seed: int,
-    progress: Progress,
+    tell: Callable[[int], None],
 ) -> np.ndarray:
-    """Codes (B, length) of the samples of these numbers."""
+    """Codes (B, length) of the samples of these numbers; ``tell`` hears of each row of bases."""
     draws = [np.random.default_rng([seed, number]) for number in numbers]
     found = np.empty((len(draws), length), np.uint8)
     state = expand(start.memory, len(draws))
@@ -309,7 +319,7 @@ def _written(
             raise NumericFault(f"The model's output is not finite at base {at + 1:,}. Choose another model or prompt.")
         found[:, at] = _drawn(logits, temperature, top_k, np.array([draw.random() for draw in draws]))
         token = torch.from_numpy(found[:, at].astype(np.int64)).to(token.device)
-        progress.add(len(draws))
+        tell(len(draws))
     return found
 
 
