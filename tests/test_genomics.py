@@ -234,7 +234,7 @@ def test_states_that_are_refused(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [{"reset": "never"}, {"reset": "N:3"}, {"state_out": "s"}])
 def test_a_backbone_that_looks_ahead_carries_no_state(folder: Path, tmp_path: Path, given: dict[str, Any]) -> None:
     given = {name: tmp_path / value if name == "state_out" else value for name, value in given.items()}
-    with pytest.raises(UsageError, match=r"cannot be carried from record to record\. Leave out --state-in"):
+    with pytest.raises(UsageError, match=r"cannot be carried on from anywhere\. Leave out --state-in"):
         genomics.predict(*options(folder, "printed"), tmp_path / "out.csv", **given)
 
 

@@ -12,7 +12,7 @@ from titans_seq.blocks import expand
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
 from titans_seq.data.fasta import Block, read_blocks
-from titans_seq.data.record import decode, encode
+from titans_seq.data.record import Tally, decode, encode
 from titans_seq.data.reset import reset_rule
 from titans_seq.data.sequences import is_fasta, read_sequences
 from titans_seq.data.sources import SOURCES
@@ -219,7 +219,7 @@ def _must_be_causal(source: str, model: SequenceModel) -> None:
     if not model.backbone.config.causal:
         raise UsageError(
             f"{source} reads each segment to its end before it answers (block mode 'paper'), so its memory cannot be "
-            "carried from record to record. Leave out --state-in, --state-out and --reset, or use a causal backbone."
+            "carried on from anywhere. Leave out --state-in, --state-out and --reset, or use a causal backbone."
         )
 
 
@@ -264,9 +264,12 @@ def generate(
     check_suffix(out, GENERATED)
     must_be_new(out, overwrite=overwrite)
     check_state_files(state_in, None, False)
-    codes = encode(prompt, where="--prompt")
+    tally = Tally()
+    codes = encode(prompt, where="--prompt", tally=tally)
+    tally.tell("--prompt", warn)
     model = load(source, prepare(device, threads, seed), "genomics")
     _must_be_language_model(source, model)
+    _must_be_causal(source, model)
     start = _start(source, model, state_in)
     if dry_run:
         return dry(model, bases=samples * length)
