@@ -358,7 +358,7 @@ def test_an_interrupted_save_leaves_the_old_file(
     def broken(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", broken)
+    monkeypatch.setattr("safetensors.torch.save", broken)
     with pytest.raises(KeyboardInterrupt):
         save_state(state, path)
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
