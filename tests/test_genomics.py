@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from titans_seq import genomics, stream
 from titans_seq.backbone import BackboneConfig
@@ -381,8 +381,7 @@ def test_a_stopped_job_goes_on(
         run(*options(folder), tmp_path / "out.parquet", **{**given, "reset": "every:9"})
     run(*options(folder), tmp_path / "out.parquet", **given)
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert load_file(tmp_path / "state").keys() == load_file(tmp_path / "whole.state").keys()
-    assert read_state(tmp_path / "state")[1] == read_state(tmp_path / "whole.state")[1], "the sums of the tensors too"
+    assert (tmp_path / "state").read_bytes() == (tmp_path / "whole.state").read_bytes()
 
 
 def test_a_job_whose_state_is_gone_is_not_finished(folder: Path, tmp_path: Path) -> None:

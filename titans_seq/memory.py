@@ -1,6 +1,7 @@
 """Neural long-term memory: projections, convolutions and gates around `memory_scan` (Titans, sections 3.1 and 4.4)."""
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,6 +119,14 @@ def _sum_of(tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def _settled(content: bytes) -> bytes:
+    """A safetensors file with its header in alphabetical order, which else is drawn anew by each process."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the tensors behind it stay aligned
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
 def save_state(state: Any, path: Path, about: dict[str, str] | None = None) -> None:
     """Write a state as one safetensors file, with what is told ``about`` it; it appears whole or not at all."""
     from safetensors.torch import save
@@ -125,7 +134,7 @@ def save_state(state: Any, path: Path, about: dict[str, str] | None = None) -> N
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_tensors(state).items()}
     facts = {"format": STATE, "version": "1", "sum": _sum_of(tensors)} | (about or {})
     with whole_file(path) as draft:
-        draft.write_bytes(save(tensors, facts))  # `save_file` would let nobody else read it
+        draft.write_bytes(_settled(save(tensors, facts)))  # `save_file` would let nobody else read it
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
