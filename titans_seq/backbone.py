@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from titans_seq.blocks import MAC, MAG, Block, BlockConfig
 from titans_seq.embedding import Embedding, Nucleotides
-from titans_seq.memory import MemoryConfig, MemoryState, recomputed
+from titans_seq.memory import MemoryConfig, MemoryState, in_pieces
 from titans_seq.miras.choice import Choice
 
 
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.config = config
-        self.recompute: bool | None = None  # see `recomputed`
+        self.recompute: bool | None = None  # see `in_pieces`
         c = config
         self.embedding = c.embedding.build(c.width)
         self.blocks: Any = nn.ModuleList(
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         """Read x after what ``state`` has read (nothing, when None); returns hidden rows and the next state."""
         state = self.initial_state(x.shape[0]) if state is None else state
         unit = getattr(self.config.block, "segment", self.config.memory.chunk_size)
-        return recomputed(self._read, x, state, unit, self.recompute)
+        return in_pieces(self._read, self, x, state, unit, self.recompute)
 
     def _read(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         hidden, layers = self.embedding(x), []

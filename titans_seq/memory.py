@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from titans_seq.errors import ModelError
 from titans_seq.files import whole_file
@@ -25,8 +25,8 @@ from titans_seq.miras.structure import MLP, MemoryStructure
 from titans_seq.ops.memory_scan import Backend, Gates, Read, ScanState, initial_state, memory_scan
 
 STATE = "titans_seq.memory_state"  # format of a state file
-PIECE = 2048  # tokens that are read anew together in a backward pass that keeps no more
-RECOMPUTE_ABOVE = 16_384  # tokens of a call above which it keeps no more
+PIECE = 2048  # tokens that are read at once, where there are more
+RECOMPUTE_ABOVE = 4096  # tokens of a call above which a backward pass reads again what it needs
 
 
 class MemoryConfig(Choice):
@@ -256,30 +256,73 @@ class _Unit(torch.autograd.Function):
 Reader = Callable[[Tensor, MemoryState], tuple[Tensor, MemoryState]]
 
 
-def recomputed(
-    read: Reader, x: Tensor, state: MemoryState, unit: int, wanted: bool | None = None
-) -> tuple[Tensor, MemoryState]:
-    """Read x (B, T, D) piece by piece, each read once more in the backward pass: memory for one piece, not for T.
+class _ReadAgain(torch.autograd.Function):
+    """Read a piece and keep its inputs alone; the backward pass reads it once more.
 
-    Exact, since one pass equals any split of it. Pieces are of some 2,048 tokens, whole ``unit``s of them.
+    In place of torch's checkpoint, whose bookkeeping of every saved tensor takes half as long as the reading, and
+    which keeps the graph's nodes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, read: Callable[..., list[Tensor]], weights: list[Tensor], *given: Tensor) -> tuple[Any, ...]:
+        inputs = given[: len(given) - len(weights)]  # the weights are given for their slopes; ``read`` holds them
+        ctx.read, ctx.weights, ctx.kind = read, weights, inputs[0].device.type
+        ctx.cast = torch.get_autocast_dtype(ctx.kind), torch.is_autocast_enabled(ctx.kind)
+        ctx.random = torch.get_rng_state(), *get_device_states(*inputs)
+        ctx.save_for_backward(*inputs)
+        return tuple(read(*inputs))
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
+        random, devices, states = ctx.random
+        inputs = [t.detach().requires_grad_(t.requires_grad) for t in ctx.saved_tensors]
+        with torch.enable_grad(), torch.random.fork_rng(devices), torch.autocast(ctx.kind, *ctx.cast):
+            torch.set_rng_state(random)
+            set_device_states(devices, states)
+            found = ctx.read(*inputs)
+        outputs, slopes = zip(*((y, s) for y, s in zip(found, slopes, strict=True) if y.requires_grad), strict=True)
+        wanted = [t for t in (*inputs, *ctx.weights) if t.requires_grad]
+        grads = iter(torch.autograd.grad(outputs, wanted, slopes, allow_unused=True))
+        return None, None, *(next(grads) if t.requires_grad else None for t in (*inputs, *ctx.weights))
+
+
+def in_pieces(
+    read: Reader, module: nn.Module, x: Tensor, state: MemoryState, unit: int, recompute: bool | None
+) -> tuple[Tensor, MemoryState]:
+    """Read x (B, T, ...) piece by piece; where gradients are kept, each once more in the backward pass.
+
+    Exact, since one pass equals any split of it, and memory use is that of one piece.
 
     Args:
-        read: what reads a piece.
-        x: (B, T, D).
+        read: reads a piece with the weights of ``module``.
+        module: see ``read``.
+        x: (B, T, ...).
         state: where the stream stands.
-        unit: tokens of a chunk or segment.
-        wanted: True or False; None for "where gradients are kept and T is above 16,384".
+        unit: tokens of a chunk or segment; a piece is a number of them.
+        recompute: whether to read again; None for "where T is above 4,096".
     """
     length = max(1, PIECE // unit) * unit
-    if wanted is None:
-        wanted = x.shape[1] > RECOMPUTE_ABOVE
-    if not (wanted and torch.is_grad_enabled() and x.shape[1] > length):
+    graph = torch.is_grad_enabled()
+    if x.shape[1] <= length or (graph and not (x.shape[1] > RECOMPUTE_ABOVE if recompute is None else recompute)):
         return read(x, state)
     rows = []
     for piece in x.split(length, 1):
-        y, state = checkpoint(read, piece, state, use_reentrant=False)
+        y, state = _again(read, module, piece, state) if graph else read(piece, state)
         rows.append(y)
     return torch.cat(rows, 1), state
+
+
+def _again(read: Reader, module: nn.Module, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+    """Read one piece through `_ReadAgain`, which takes and gives tensors alone."""
+    before = state_tensors(state)
+
+    def flat(x: Tensor, *tensors: Tensor) -> list[Tensor]:
+        y, after = read(x, fill_state(state, dict(zip(before, tensors, strict=True))))
+        return [y, *state_tensors(after).values()]
+
+    weights = [p for p in module.parameters() if p.requires_grad]
+    y, *after = _ReadAgain.apply(flat, weights, x, *before.values(), *weights)
+    return y, fill_state(state, dict(zip(before, after, strict=True)))
 
 
 @contextmanager
@@ -363,7 +406,7 @@ class NeuralMemory(nn.Module):
     def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
         """Write and read x (B, T, D) after what ``state`` has read."""
         read = partial(self._read, chunk_size=self.config.chunk_size, backend=backend, surprise=self.surprise)
-        return recomputed(read, x, state, self.config.chunk_size, self.recompute)
+        return in_pieces(read, self, x, state, self.config.chunk_size, self.recompute)
 
     def write_whole(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Write and read x (B, T, D) before a stream, in chunks of its own: the stream's chunks begin behind it."""

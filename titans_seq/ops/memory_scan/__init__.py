@@ -212,20 +212,21 @@ def memory_scan(
 def _by_chunk(scan: Scan, x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
     """Scan with gates by chunk: tokens wait in the state until their chunk is whole."""
     C, parts = rule.chunk_size, [part for part in x[1:] if part is not None]
-    rows = torch.cat(parts, -1)
-    if state.waiting is not None:
-        rows = torch.cat([state.waiting, rows], 2)
-    waited = rows.shape[2] - x.q.shape[2]
-    whole = rows.shape[2] // C * C
-    q = torch.nn.functional.pad(x.q, (0, 0, waited, 0))  # those that waited have been read
-    split = iter(rows[:, :, :whole].split([part.shape[-1] for part in parts], -1))
-    k, v, *gates = (None if part is None else next(split) for part in x[1:])
+    q, waited = x.q, 0 if state.waiting is None else state.waiting.shape[2]
+    if state.waiting is not None and waited:
+        before = state.waiting.split([part.shape[-1] for part in parts], -1)
+        parts = [torch.cat(pair, 2) for pair in zip(before, parts, strict=True)]
+        q = torch.nn.functional.pad(q, (0, 0, waited, 0))  # those that waited have been read
+    whole = q.shape[2] // C * C
+    split = iter(parts)
+    k, v, *gates = (None if part is None else next(split)[:, :, :whole] for part in x[1:])
     theta, alpha, eta = (None if gate is None else _mean(gate, C) for gate in gates[:3])
     closed = ScanInputs(q[:, :, :whole], k, v, theta, alpha, eta, gates[3])  # type: ignore[arg-type]
     y, after = scan(closed, rule, state._replace(offset=0, waiting=None))
-    rest = rule.structure.read(after.weights, q[:, :, whole:], rule.gain)
-    y = torch.cat([y, rest], 2)[:, :, waited:]
-    return y, after._replace(offset=rows.shape[2] - whole, waiting=rows[:, :, whole:])
+    if q.shape[2] > whole:
+        y = torch.cat([y, rule.structure.read(after.weights, q[:, :, whole:], rule.gain)], 2)
+    rest = torch.cat([part[:, :, whole:] for part in parts], -1)
+    return y[:, :, waited:], after._replace(offset=rest.shape[2], waiting=rest)
 
 
 def _mean(gate: Tensor, C: int) -> Tensor:

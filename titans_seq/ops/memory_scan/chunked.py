@@ -71,16 +71,21 @@ def _shifted(rows: Tensor, first: float) -> Tensor:
     return torch.cat([torch.full_like(rows[..., :1, :], first), rows[..., :-1, :]], -2)
 
 
+def _logs(x: ScanInputs) -> tuple[Tensor, Tensor | None]:
+    """Logs of 1 - α and of η, (..., C)."""
+    log_keep = torch.log1p(-_inside(x.alpha[..., 0], 0, 1 - torch.finfo(x.alpha.dtype).eps))
+    return log_keep, None if x.eta is None else _inside(x.eta[..., 0], 1e-30, 1).log()
+
+
 def coefficients(x: ScanInputs, rule: ScanRule) -> tuple[Coefficients, Reads | None]:
     """Coefficients of all chunks of a block."""
-    log_keep = torch.log1p(-_inside(x.alpha[..., 0], 0, 1 - torch.finfo(x.alpha.dtype).eps))
+    if rule.read == "start":
+        return _carried(x), None
+    log_keep, log_eta = _logs(x)
     write, keep = _products(log_keep), log_keep.cumsum(-1).exp()[..., None]
     push: Any = None
     carried: tuple[Any, Any] = (None, None)
-    if rule.read == "start":
-        write = write[..., -1:, :]
-    if x.eta is not None:
-        log_eta = _inside(x.eta[..., 0], 1e-30, 1).log()
+    if log_eta is not None:
         past, fade = _products(log_eta), log_eta.cumsum(-1).exp()[..., None]
         write, push = write @ past, write @ fade
         carried = (fade[..., -1:, :], -past[..., -1, :, None])
@@ -88,14 +93,37 @@ def coefficients(x: ScanInputs, rule: ScanRule) -> tuple[Coefficients, Reads | N
     last = Coefficients(
         keep[..., -1:, :], None if push is None else push[..., -1:, :], write[..., -1, :, None], *carried
     )
-    if rule.read == "start":
-        return last, None
     if rule.read == "before":
         keep, push, write = _shifted(keep, 1), None if push is None else _shifted(push, 0), _shifted(write, 0)
     kept, pushed = keep * x.q, None if push is None else push * x.q
     left = x.q - kept if rule.retention.towards == "initial" else torch.zeros_like(kept)
     scores = write * (x.q @ x.k.mT)
     return last, Reads(keep, push, write, kept, pushed, left @ rule.initial[0], scores)
+
+
+def _carried(x: ScanInputs) -> Coefficients:
+    r"""What the chunk's end carries, without any C x C: where all reads are of the start, no more is needed.
+
+    The last row of A obeys $A_{Cs} = L_{Cs} + \eta_{s+1} A_{C,s+1}$.
+    """
+    log_keep, log_eta = _logs(x)
+    left = _after(log_keep).exp()[..., None]  # last row of L
+    keep = log_keep.sum(-1).exp()[..., None, None]
+    if log_eta is None:
+        return Coefficients(keep, None, -left, None, None)
+    eta = log_eta.exp()[..., None, None].unbind(-3)
+    rows = [left[..., -1:, :]]
+    for s in reversed(range(left.shape[-2] - 1)):
+        rows.append(torch.addcmul(left[..., s : s + 1, :], eta[s + 1], rows[-1]))
+    push = (left * log_eta.cumsum(-1).exp()[..., None]).sum(-2, keepdim=True)
+    write = torch.cat(rows[::-1], -2)
+    fade = log_eta.sum(-1).exp()[..., None, None]
+    return Coefficients(keep, push, -write, fade, -_after(log_eta).exp()[..., None])
+
+
+def _after(logs: Tensor) -> Tensor:
+    """Sum of what stands behind each entry along the last axis."""
+    return torch.nn.functional.pad(logs[..., 1:].flip(-1).cumsum(-1).flip(-1), (0, 1))
 
 
 def _read(
