@@ -272,3 +272,22 @@ def test_every_block_survives_with_every_structure(block: BlockConfig, structure
     """Two blocks deep, so that the second reads what the first made of nothing."""
     config = BackboneConfig(width=16, heads=4, depth=2, block=block, memory=MemoryConfig(structure=structure))
     assert_survives(Backbone(config), still_sequences())
+
+
+def test_slopes_go_back_no_further_than_they_are_truncated() -> None:
+    """Outputs stay as they are; what a row owes to tokens before its span is not followed."""
+    torch.manual_seed(0)
+    backbone = Backbone(BackboneConfig(width=8, heads=2, depth=1, embedding=Patches(features=3))).double()
+    x = torch.randn(1, 30, 3, dtype=torch.float64, requires_grad=True)
+
+    def slopes(truncate: int | None, row: int) -> tuple[Tensor, Tensor]:
+        backbone.truncate = truncate
+        y, _ = backbone(x)
+        return y.detach(), torch.autograd.grad(y[:, row].sum(), x)[0].abs().sum(-1)[0]
+
+    (whole, all_), (spans, cut) = slopes(None, 25), slopes(10, 25)
+    torch.testing.assert_close(spans, whole, rtol=1e-12, atol=1e-12)
+    assert (all_[:26] > 0).all()
+    assert (cut[:20] == 0).all() and (cut[20:26] > 0).all()
+    with torch.no_grad():
+        assert torch.equal(backbone(x)[0], whole)

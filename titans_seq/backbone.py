@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.recompute: bool | None = None  # see `in_pieces`
+        self.truncate: int | None = None  # likewise, while it is trained
         c = config
         self.embedding = c.embedding.build(c.width)
         self.blocks: Any = nn.ModuleList(
@@ -65,7 +66,7 @@ class Backbone(nn.Module):
         """Read x after what ``state`` has read (nothing, when None); returns hidden rows and the next state."""
         state = self.initial_state(x.shape[0]) if state is None else state
         unit = getattr(self.config.block, "segment", self.config.memory.chunk_size)
-        return in_pieces(self._read, self, x, state, unit, self.recompute)
+        return in_pieces(self._read, self, x, state, unit, self.recompute, self.truncate)
 
     def _read(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         hidden, layers = self.embedding(x), []

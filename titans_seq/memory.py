@@ -287,7 +287,13 @@ class _ReadAgain(torch.autograd.Function):
 
 
 def in_pieces(
-    read: Reader, module: nn.Module, x: Tensor, state: MemoryState, unit: int, recompute: bool | None
+    read: Reader,
+    module: nn.Module,
+    x: Tensor,
+    state: MemoryState,
+    unit: int,
+    recompute: bool | None,
+    truncate: int | None = None,
 ) -> tuple[Tensor, MemoryState]:
     """Read x (B, T, ...) piece by piece; where gradients are kept, each once more in the backward pass.
 
@@ -300,16 +306,27 @@ def in_pieces(
         state: where the stream stands.
         unit: tokens of a chunk or segment; a piece is a number of them.
         recompute: whether to read again; None for "where T is above 4,096".
+        truncate: tokens over which slopes go back through the state (truncated back-propagation); None for all.
     """
-    length = max(1, PIECE // unit) * unit
     graph = torch.is_grad_enabled()
-    if x.shape[1] <= length or (graph and not (x.shape[1] > RECOMPUTE_ABOVE if recompute is None else recompute)):
+    again = graph and (x.shape[1] > RECOMPUTE_ABOVE if recompute is None else recompute)
+    length = max(1, PIECE // unit) * unit if again or not graph else x.shape[1]
+    span = truncate if graph and truncate else x.shape[1]
+    if x.shape[1] <= min(length, span):
         return read(x, state)
     rows = []
-    for piece in x.split(length, 1):
-        y, state = _again(read, module, piece, state) if graph else read(piece, state)
-        rows.append(y)
+    for start in range(0, x.shape[1], span):
+        if start:
+            state = detached(state)
+        for piece in x[:, start : start + span].split(length, 1):
+            y, state = _again(read, module, piece, state) if again else read(piece, state)
+            rows.append(y)
     return torch.cat(rows, 1), state
+
+
+def detached(state: Any) -> Any:
+    """A state through which no slope goes back."""
+    return fill_state(state, {name: tensor.detach() for name, tensor in state_tensors(state).items()})
 
 
 def _again(read: Reader, module: nn.Module, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:

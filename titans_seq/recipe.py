@@ -38,6 +38,8 @@ class Recipe(Choice):
     def _data_suit_the_task(self) -> "Recipe":
         if self.data.kind != self.task.data:
             raise ValueError(f"task {self.task.kind} needs data of kind {self.task.data}, not {self.data.kind}")
+        if self.training.first_length and not hasattr(self.task, "cut"):
+            raise ValueError(f"training.first_length cuts windows of a language model; the task is {self.task.kind}")
         if self.task.causal and not self.backbone.causal:
             raise ValueError(f"task {self.task.kind} needs a causal backbone: its block.mode must be causal")
         return self

@@ -82,3 +82,12 @@ def test_a_window_of_the_other_strand_has_its_own_neighbour_before_it():
         assert other or piece in forward
         seen += other
     assert 5 < seen < 35  # a fair coin leaves this range once in some million tries
+
+
+def test_windows_are_cut_into_rows_that_score_the_same_tokens_after_the_same_ones():
+    windows = {"tokens": torch.arange(2 * 11).reshape(2, 11) % 4, "previous": torch.tensor([BEGIN, 2])}
+    cut = TASK.cut(windows, 3)
+    assert cut["tokens"].tolist() == windows["tokens"][:, :9].reshape(6, 3).tolist()
+    whole = torch.cat([windows["previous"][:, None], windows["tokens"]], 1)
+    assert cut["previous"].tolist() == whole[:, [0, 3, 6]].flatten().tolist()
+    assert TASK.cut(windows, 1) is windows

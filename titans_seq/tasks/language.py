@@ -82,6 +82,14 @@ class LanguageModel(Choice):
         """Hidden rows to logits of A, C, G, T."""
         return LanguageHead(width)
 
+    def cut(self, batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+        """Each window (B, T) cut into ``rows`` shorter ones; up to rows - 1 tokens at its end are left out."""
+        if rows == 1:
+            return batch
+        tokens = batch["tokens"][:, : batch["tokens"].shape[1] // rows * rows].unflatten(1, (rows, -1))
+        previous = torch.cat([batch["previous"][:, None], tokens[:, :-1, -1]], 1)
+        return {**batch, "tokens": tokens.flatten(0, 1), "previous": previous.flatten()}
+
     def loss(self, output: Likelihood, batch: dict[str, Tensor]) -> Tensor:
         """Mean negative log-likelihood in nats a scored base."""
         return -(output.nats.sum() / output.scored.sum().clamp(min=1)).float()

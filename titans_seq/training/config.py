@@ -17,6 +17,15 @@ class Training(Choice):
     weight_decay: float = Field(default=0.1, ge=0)
     warmup: float = Field(default=0.1, ge=0, le=1, description="Share of the steps that the rate rises.")
     final_rate: float = Field(default=0.05, ge=0, le=1, description="Rate at the end over the largest.")
+    first_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="Tokens a window at the first step: windows are cut into more rows, and double up to whole ones "
+        "over the first half of the run.",
+    )
+    truncate: int | None = Field(
+        default=None, ge=1, description="Tokens of a window that slopes go back through the memory; all if null."
+    )
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     precision: Literal["32", "bf16"] = Field(
         default="32", description="bf16: mixed precision, the memory stays float32."

@@ -43,6 +43,7 @@ class SequenceModule(L.LightningModule):
         self.best: dict[str, float] = {}
         self.since_best = 0
         self.optimizer_state: dict[str, Any] | None = None
+        model.backbone.truncate = config.truncate
         if config.freeze:
             model.backbone.requires_grad_(False)
 
@@ -76,6 +77,12 @@ class SequenceModule(L.LightningModule):
         along = (step - warm) / max(1.0, self.total - warm)
         return c.learning_rate * (c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
 
+    def rows(self, length: int, first: int) -> int:
+        """Into how many rows a window of ``length`` is cut at this step: a power of two, from the one that gives rows
+        of ``first`` tokens down to 1 half-way through the run."""
+        most = max(0, int(math.log2(length / first)))
+        return int(2 ** max(0, most - int((most + 1) * 2 * self.step / self.total)))
+
     def on_train_start(self) -> None:
         """Take over the signals from Lightning, and put the optimiser where it was."""
         self.watch.arm()
@@ -91,7 +98,10 @@ class SequenceModule(L.LightningModule):
 
     def training_step(self, batch: tuple[int, dict[str, Tensor]], batch_idx: int) -> Tensor:
         """Loss of one batch; not finite, it ends the run before the weights move."""
-        loss: Tensor = self.model.task.loss(self.model(batch[1]), batch[1])
+        inputs = batch[1]
+        if self.config.first_length is not None:
+            inputs = self.model.task.cut(inputs, self.rows(inputs["tokens"].shape[1], self.config.first_length))
+        loss: Tensor = self.model.task.loss(self.model(inputs), inputs)
         self.last_loss = float(loss.detach())
         if not math.isfinite(self.last_loss):
             raise self._fault(f"The loss is {self.last_loss}", self.step + 1)

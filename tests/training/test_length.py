@@ -1,0 +1,26 @@
+"""Windows that grow while a run goes on."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from titans_seq.training.module import SequenceModule
+
+
+def test_rows_are_halved_evenly_down_to_one_half_way_through() -> None:
+    rows = [SequenceModule.rows(SimpleNamespace(step=step, total=80), 64, 8) for step in range(80)]  # type: ignore[arg-type]
+    assert rows == [8] * 10 + [4] * 10 + [2] * 10 + [1] * 50
+    assert SequenceModule.rows(SimpleNamespace(step=0, total=80), 64, 100) == 1  # type: ignore[arg-type]
+
+
+def test_a_language_model_is_trained_so(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    given = ["genomics", "pretrain", tiny.fasta, "--out", tmp_path / "run", *tiny.size, "--set", "data.length=64"]
+    sets = [f"training.{part}" for part in ("first_length=16", "truncate=32", "steps=6")]
+    titans(*given, *(part for setting in sets for part in ("--set", setting)))
+    assert "first_length: 16" in (tmp_path / "run" / "recipe.yaml").read_text()
+
+
+def test_another_task_has_no_windows_to_cut(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    given = ["genomics", "finetune", tiny.table, "--out", tmp_path / "run", *tiny.size]
+    told = titans(*given, "--set", "training.first_length=8", code=4).stderr
+    assert "training.first_length cuts windows of a language model; the task is classification" in told
