@@ -1,5 +1,7 @@
 """Laws of the backbone, and what it must survive."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -291,3 +293,55 @@ def test_slopes_go_back_no_further_than_they_are_truncated() -> None:
     assert (cut[:20] == 0).all() and (cut[20:26] > 0).all()
     with torch.no_grad():
         assert torch.equal(backbone(x)[0], whole)
+
+
+@every_config
+def test_a_state_outlives_its_process(config: BackboneConfig, tmp_path: Path) -> None:
+    """Saved, the process ended, loaded by another: the bits of the process that went on."""
+    backbone, x = backbone_and_input(config)
+    _, state = backbone(x[:, :16])
+    torch.save(backbone.state_dict(), tmp_path / "weights")
+    torch.save(x[:, 16:], tmp_path / "rest")
+    (tmp_path / "config").write_text(config.model_dump_json())
+    save_state(state, tmp_path / "state")
+    script = """
+import sys, torch
+from pathlib import Path
+from titans_seq.backbone import Backbone, BackboneConfig
+from titans_seq.memory import load_state
+folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(threads)
+backbone = Backbone(BackboneConfig.model_validate_json((folder / "config").read_text())).double()
+backbone.load_state_dict(torch.load(folder / "weights"))
+state = load_state(folder / "state", backbone.initial_state(2))
+torch.save(backbone(torch.load(folder / "rest"), state)[0].detach(), folder / "y")
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), str(torch.get_num_threads())], check=True)
+    assert torch.equal(torch.load(tmp_path / "y"), backbone(x[:, 16:], state)[0])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("block", [block() for block in BLOCKS], ids=lambda block: block.kind)
+def test_a_stream_of_100_000_tokens_is_one_pass(
+    block: BlockConfig, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut at random places. float32: two orders of sums differ by rounding, which the memory carries on."""
+    monkeypatch.setattr("titans_seq.memory.PIECE", TOKENS)
+    if isinstance(block, AttentionOnly):
+        block = block.model_copy(update={"window": 256})  # all of 100,000 rows would not fit
+    torch.manual_seed(0)
+    backbone = Backbone(BackboneConfig(width=16, heads=2, depth=2, block=block)).to(dtype)
+    x = torch.randint(0, 4, (1, TOKENS))
+    cuts = sorted(torch.randint(0, TOKENS, (40,)).tolist())
+    with torch.no_grad():
+        whole, end = backbone(x)
+        state, rows = backbone.initial_state(1), []
+        for part in x.tensor_split(cuts, 1):
+            y, state = backbone(part, state)
+            rows.append(y)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-3
+    torch.testing.assert_close(torch.cat(rows, 1), whole, rtol=0, atol=tolerance * float(whole.abs().max()))
+    for (name, ours), theirs in zip(state_tensors(state).items(), state_tensors(end).values(), strict=True):
+        largest = float(theirs.abs().max()) if theirs.numel() else 1.0
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * largest, msg=lambda m, n=name: f"{n}: {m}")

@@ -37,7 +37,10 @@ class MemoryConfig(Choice):
     retention: RetentionGate = RetentionGate()
     learning: MemoryLearning = Momentum()
     chunk_size: int = Field(
-        default=32, ge=1, le=4096, description="C, tokens whose gradients are taken at one memory; part of the model."
+        default=32,
+        ge=1,
+        le=4096,
+        description="C, tokens whose gradients are taken at one memory: part of the model. 32 or 64 on a CPU.",
     )
     conv: int = Field(default=4, ge=1, le=64, description="Kernel of the causal depthwise convolutions; 1 for none.")
     read: Read = Field(default="after", description="Read M_t, M_{t-1}, or the memory at the chunk's start.")

@@ -23,12 +23,17 @@ class Training(Choice):
         description="Tokens a window at the first step: windows are cut into more rows, and double up to whole ones "
         "over the first half of the run.",
     )
+    recompute: bool | None = Field(
+        default=None, description="Read pieces of a window again in the backward pass; above 4,096 tokens if null."
+    )
     truncate: int | None = Field(
         default=None, ge=1, description="Tokens of a window that slopes go back through the memory; all if null."
     )
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     precision: Literal["32", "bf16"] = Field(
-        default="32", description="bf16: mixed precision, the memory stays float32."
+        default="32",
+        description="bf16: mixed precision; the memory stays float32, with bfloat16 operands "
+        "where the processor has units for them.",
     )
     freeze: bool = Field(default=False, description="Train the head alone.")
     validate_every: int | None = Field(

@@ -43,7 +43,7 @@ class SequenceModule(L.LightningModule):
         self.best: dict[str, float] = {}
         self.since_best = 0
         self.optimizer_state: dict[str, Any] | None = None
-        model.backbone.truncate = config.truncate
+        model.backbone.truncate, model.backbone.recompute = config.truncate, config.recompute
         if config.freeze:
             model.backbone.requires_grad_(False)
 
@@ -221,6 +221,8 @@ def fit(
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # bf16 rows, float32 gain
+    if config.precision == "bf16":
+        torch.set_float32_matmul_precision("medium")
     module = SequenceModule(model, train, validation, config, seed, run)
     if not module.restore():
         with watching() as watch, Progress("training", "steps", module.total, module.step) as progress:
