@@ -66,7 +66,7 @@ class Bench(NamedTuple):
         self.tell(what, "run", name, *(("--set", f"start_from={start}") if start else ()), "--out", run)
         recipe = load_recipe(Path(name))
         begin = str(start.resolve()) if start else None
-        recipe = recipe.model_copy(update={"threads": self.threads, "start_from": begin})
+        recipe = recipe.model_copy(update={"threads": self.threads or recipe.threads, "start_from": begin})
         train(recipe, run, device=self.device, overwrite=True)
         return recipe
 
