@@ -317,12 +317,13 @@ def in_pieces(
     span = truncate if graph and truncate else x.shape[1]
     if x.shape[1] <= min(length, span):
         return read(x, state)
-    rows = []
+    rows: list[Tensor] = []
     for start in range(0, x.shape[1], span):
         if start:
             state = detached(state)
         for piece in x[:, start : start + span].split(length, 1):
-            y, state = _again(read, module, piece, state) if again else read(piece, state)
+            last = sum(y.shape[1] for y in rows) + piece.shape[1] == x.shape[1]  # its graph is used up at once
+            y, state = _again(read, module, piece, state) if again and not last else read(piece, state)
             rows.append(y)
     return torch.cat(rows, 1), state
 
@@ -447,8 +448,9 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Tensor, MemoryState]:
         projected, tails = self.conv(self.project(x), state.tails)
         mixed = F.silu(projected).unflatten(-1, (3, self.heads, -1))
-        q, k = _Unit.apply(mixed[:, :, :2]).permute(2, 0, 3, 1, 4)
-        v = mixed[:, :, 2].transpose(1, 2)
+        mixed, v = mixed.split([2, 1], 2)
+        q, k = _Unit.apply(mixed).permute(2, 0, 3, 1, 4).unbind(0)
+        v = v.squeeze(2).transpose(1, 2)
         theta, alpha, eta = self.gate_values(x)
         c = self.config
         read, scan = memory_scan(

@@ -123,9 +123,9 @@ def test_aims_are_judged_by_speed_and_memory() -> None:
         cell = Cell("forward+backward", 16_384, 1)
         return {str(cell): {"cell": cell._asdict(), "rows": rows}}
 
-    (good,) = aims(cells(2.0, 50))
-    assert (good["speed"], good["memory"], good["holds"]) == (2, 0.5, True)
-    assert not aims(cells(2.1, 50))[0]["holds"] and not aims(cells(2.0, 51))[0]["holds"]
+    (good,) = aims(cells(2.0, 20))
+    assert (good["speed"], good["memory"], good["holds"]) == (2, 0.2, True)
+    assert not aims(cells(2.1, 20))[0]["holds"] and not aims(cells(2.0, 21))[0]["holds"]
 
 
 def test_the_peers_are_its_default_and_the_like_of_ours() -> None:

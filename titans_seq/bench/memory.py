@@ -41,12 +41,12 @@ class Row(NamedTuple):
 CONV = Row("titans-seq", "memory", {})
 PLAIN = Row("titans-seq, no convolutions", "memory", {"conv": 1})
 MATRIX = Row("titans-seq, no convolutions, matrix", "memory", {"conv": 1, "structure": {"kind": "matrix"}})
-FRUGAL = Row("titans-seq, no convolutions, recomputed", "memory", {"conv": 1, "recompute": True})
+KEPT = Row("titans-seq, no convolutions, all kept", "memory", {"conv": 1, "recompute": False})
 POOLED = Row("titans-seq, no convolutions, gates a chunk", "memory", {"conv": 1, "gates": "chunk", "read": "start"})
 ATTENTION = Row("attention (SDPA, causal)", "attention", {})
 DEFAULT = Row(f"{PEER}, default", "peer", {"batch_size": None})
 LIKE = Row(f"{PEER}, batch_size=chunk", "peer", {"batch_size": SHAPE["chunk_size"]})
-ROWS = (CONV, PLAIN, MATRIX, FRUGAL, POOLED, ATTENTION, DEFAULT, LIKE)
+ROWS = (CONV, PLAIN, MATRIX, KEPT, POOLED, ATTENTION, DEFAULT, LIKE)
 
 
 class Aim(NamedTuple):
@@ -64,9 +64,8 @@ AIMS = (
     Aim(PLAIN, LIKE, "forward", 4096, speed=3),
     Aim(PLAIN, LIKE, "forward", 16_384, speed=3),
     Aim(PLAIN, LIKE, "forward+backward", 4096, speed=2),
-    Aim(PLAIN, LIKE, "forward+backward", 16_384, speed=2, memory=1 / 2),
-    Aim(FRUGAL, LIKE, "forward+backward", 16_384, memory=1 / 5),
-    Aim(FRUGAL, PLAIN, "forward+backward", 16_384, speed=0.7),
+    Aim(PLAIN, LIKE, "forward+backward", 16_384, speed=2, memory=1 / 5),
+    Aim(PLAIN, KEPT, "forward+backward", 16_384, speed=0.7),
     Aim(POOLED, DEFAULT, "forward", 16_384, speed=2, memory=1 / 3),
     Aim(POOLED, DEFAULT, "forward+backward", 16_384, speed=1.5, memory=1 / 3),
 )

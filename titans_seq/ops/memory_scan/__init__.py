@@ -217,16 +217,18 @@ def _by_chunk(scan: Scan, x: ScanInputs, rule: ScanRule, state: ScanState) -> tu
         before = state.waiting.split([part.shape[-1] for part in parts], -1)
         parts = [torch.cat(pair, 2) for pair in zip(before, parts, strict=True)]
         q = torch.nn.functional.pad(q, (0, 0, waited, 0))  # those that waited have been read
-    whole = q.shape[2] // C * C
-    split = iter(parts)
-    k, v, *gates = (None if part is None else next(split)[:, :, :whole] for part in x[1:])
+    open_ = q.shape[2] % C
+    sizes = [q.shape[2] - open_, open_]
+    (q, last), *cut = (part.split(sizes, 2) for part in (q, *parts))
+    whole = iter(cut)
+    k, v, *gates = (None if part is None else next(whole)[0] for part in x[1:])
     theta, alpha, eta = (None if gate is None else _mean(gate, C) for gate in gates[:3])
-    closed = ScanInputs(q[:, :, :whole], k, v, theta, alpha, eta, gates[3])  # type: ignore[arg-type]
+    closed = ScanInputs(q, k, v, theta, alpha, eta, gates[3])  # type: ignore[arg-type]
     y, after = scan(closed, rule, state._replace(offset=0, waiting=None))
-    if q.shape[2] > whole:
-        y = torch.cat([y, rule.structure.read(after.weights, q[:, :, whole:], rule.gain)], 2)
-    rest = torch.cat([part[:, :, whole:] for part in parts], -1)
-    return y[:, :, waited:], after._replace(offset=rest.shape[2], waiting=rest)
+    if open_:
+        y = torch.cat([y, rule.structure.read(after.weights, last, rule.gain)], 2)
+    waiting = torch.cat([rest for _, rest in cut], -1)
+    return y[:, :, waited:] if waited else y, after._replace(offset=open_, waiting=waiting)
 
 
 def _mean(gate: Tensor, C: int) -> Tensor:

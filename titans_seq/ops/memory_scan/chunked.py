@@ -131,19 +131,18 @@ def _read(
 ) -> Tensor:
     """Read every query (B H, C, D) from its own memory M_t; inputs and errors are those of the keys' layers."""
     structure = rule.structure
-    kept, pushed, scores = at.kept, at.pushed, at.scores
-    z: Any = at.first
-    for level, (w, s) in enumerate(zip(weights, momentum, strict=True)):
-        if level:
-            row = structure.activate(z)
-            kept, pushed = at.keep * row, None if at.push is None else at.push * row
-            scores = at.write * torch.bmm(row, inputs[level].mT)
-            towards = rule.retention.towards == "initial"
-            z = torch.bmm(row - kept, rule.initial[level]) if towards else None
-        z = torch.bmm(kept, w) if z is None else torch.baddbmm(z, kept, w)
-        if pushed is not None:
-            z = torch.baddbmm(z, pushed, s)
-        z = torch.baddbmm(z, scores, errors[level])
+    z = torch.baddbmm(at.first, at.kept, weights[0])
+    if at.pushed is not None:
+        z = torch.baddbmm(z, at.pushed, momentum[0])
+    z = torch.baddbmm(z, at.scores, errors[0])
+    for level in range(1, len(weights)):
+        row = structure.activate(z)
+        z = at.keep * torch.bmm(row, weights[level])
+        if rule.retention.towards == "initial":
+            z = torch.addcmul(z, 1 - at.keep, torch.bmm(row, rule.initial[level]))
+        if at.push is not None:
+            z = torch.addcmul(z, at.push, torch.bmm(row, momentum[level]))
+        z = torch.baddbmm(z, at.write * torch.bmm(row, inputs[level].mT), errors[level])
     return structure.finish(q, z, rule.gain)
 
 
@@ -186,24 +185,25 @@ def _chunk(
     return y, tuple(new_weights), tuple(new_momentum)
 
 
-def _runs(offset: int, T: int, C: int) -> Iterator[tuple[int, int, int]]:
-    """Cut T tokens into (start, length, count): the rest of an open chunk, blocks of whole chunks, a begun one."""
+def _runs(offset: int, T: int, C: int) -> Iterator[tuple[int, int]]:
+    """Cut T tokens into so many chunks of such a length: the rest of an open one, blocks of whole ones, a begun one."""
     head = min(T, (C - offset) % C)
     if head:
-        yield 0, head, 1
+        yield 1, head
     chunks, most = (T - head) // C, max(1, BLOCK // C)
     for first in range(0, chunks, most):
-        yield head + first * C, C, min(most, chunks - first)
+        yield min(most, chunks - first), C
     if rest := (T - head) % C:
-        yield T - rest, rest, 1
+        yield 1, rest
 
 
-def _chunks_first(tensor: Tensor | None, start: int, length: int, count: int) -> Tensor | None:
-    """(B, H, T, d) to a run's chunks, (count, B H, length, d)."""
+def _chunks_first(tensor: Tensor | None, runs: list[tuple[int, int]]) -> list[Tensor | None]:
+    """(B, H, T, d) to the chunks of each run, (count, B H, length, d)."""
     if tensor is None:
-        return None
-    run = tensor[:, :, start : start + length * count].unflatten(2, (count, length))
-    return run.permute(2, 0, 1, 3, 4).flatten(1, 2).contiguous()
+        return [None] * len(runs)
+    # split once: slices would each make a gradient of full length
+    parts = zip(tensor.split([count * length for count, length in runs], 2), runs, strict=True)
+    return [part.unflatten(2, run).permute(2, 0, 1, 3, 4).flatten(1, 2).contiguous() for part, run in parts]
 
 
 def _unbound(tensor: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
@@ -225,13 +225,15 @@ def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor
     rule = rule._replace(initial=initial, gain=gain, surprise=None if found is None else surprise)
     start, weights, momentum = (_one_axis(part) for part in state[:3])
     offset, rows = state.offset, []
-    for run in _runs(offset, T, rule.chunk_size):
-        block = ScanInputs(*(_chunks_first(tensor, *run) for tensor in x))  # type: ignore[arg-type]
+    runs = list(_runs(offset, T, rule.chunk_size))
+    blocks = zip(*(_chunks_first(tensor, runs) for tensor in x), strict=True)
+    for (count, length), tensors in zip(runs, blocks, strict=True):
+        block = ScanInputs(*tensors)
         co, reads = coefficients(block, rule)
         # unbind once: indexing chunk i in the loop would make its backward quadratic in length
-        each = zip(*(_unbound(t, run[2]) for t in block), strict=True)
-        carried = zip(*(_unbound(t, run[2]) for t in co), strict=True)
-        at = zip(*(_unbound(t, run[2]) for t in reads), strict=True) if reads else [None] * run[2]
+        each = zip(*(_unbound(t, count) for t in block), strict=True)
+        carried = zip(*(_unbound(t, count) for t in co), strict=True)
+        at = zip(*(_unbound(t, count) for t in reads), strict=True) if reads else [None] * count
         ys = []
         for inputs, coefficient, read in zip(each, carried, at, strict=True):
             if offset == 0:
@@ -245,7 +247,7 @@ def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor
                 weights,
                 momentum,
             )
-            offset = (offset + run[1]) % rule.chunk_size
+            offset = (offset + length) % rule.chunk_size
             ys.append(y)
         rows.append(torch.stack(ys, 1).flatten(1, 2))
     if offset == 0:
