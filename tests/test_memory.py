@@ -23,7 +23,7 @@ from titans_seq.memory import (
     save_state,
     state_tensors,
 )
-from titans_seq.miras.bias import BIASES
+from titans_seq.miras.bias import BIASES, Huber, HuberSwitch, Robust
 from titans_seq.miras.learning import LEARNING, Momentum
 from titans_seq.miras.retention import RETENTIONS, Forgetting
 from titans_seq.miras.structure import MLP, STRUCTURES
@@ -34,6 +34,9 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, entries of order 1
 CONFIGS = [
     *(MemoryConfig(structure=structure(), chunk_size=8) for structure in STRUCTURES),
     *(MemoryConfig(bias=bias(), chunk_size=8) for bias in BIASES),
+    MemoryConfig(bias=Huber(delta="token"), chunk_size=8),
+    MemoryConfig(bias=Robust(delta="learned"), chunk_size=8),
+    MemoryConfig(bias=HuberSwitch(delta="token"), gates="chunk", read="start", chunk_size=8),
     *(MemoryConfig(retention=retention(), chunk_size=8) for retention in RETENTIONS),
     *(MemoryConfig(learning=learning(normalised=False), chunk_size=8) for learning in LEARNING),
     MemoryConfig(structure=MLP(norm=True, depth=3, activation="silu"), chunk_size=5, read="before"),
@@ -86,8 +89,12 @@ def test_the_memory_is_its_equations(config: MemoryConfig) -> None:
     step, forget, *past = heads(memory.gates(x)).sigmoid().unbind(-1)
     eta = past[0] if config.learning.momentum else None
     theta = config.learning.step * step / config.chunk_size * (1 if eta is None else 1 - eta)
+    delta = None
+    if memory.delta is not None:
+        logits = memory.delta.bias + (0 if memory.delta.weight is None else x @ memory.delta.weight.T)
+        delta = (1 + logits.exp()).log().expand(2, 30, HEADS).transpose(1, 2)
     read, _ = memory_scan(
-        *(q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True), v, theta, forget, eta),
+        *(q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True), v, theta, forget, eta, delta),
         initial=tuple(memory.initial),
         gain=memory.gain,
         normalised=config.learning.normalised,
@@ -199,6 +206,22 @@ def test_gates_begin_where_the_docstring_says() -> None:
     torch.testing.assert_close(alpha, torch.full_like(alpha, 0.018), atol=1e-3, rtol=0)
     torch.testing.assert_close(eta, torch.full_like(eta, 0.269), atol=1e-3, rtol=0)
     torch.testing.assert_close(theta, 0.5 * (1 - eta) / 32)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("made", ["learned", "token"])
+def test_delta_begins_at_the_size_of_a_value_and_stays_positive(made: Any, channels: bool) -> None:
+    memory = NeuralMemory(16, HEADS, MemoryConfig(bias=(Huber if channels else Robust)(delta=made)))
+    assert memory.delta is not None
+    first = 0.25 * (1 if channels else 8**0.5)
+    torch.testing.assert_close(memory.delta(torch.zeros(3, 5, 16)), torch.full((3, HEADS, 5), first))
+    delta = memory.delta(10 * torch.randn(3, 500, 16))
+    assert (delta > 0).all() and (delta[0, 0].unique().numel() > 1) == (made == "token")
+
+
+def test_a_delta_of_its_own_adds_nothing_to_the_weights() -> None:
+    fixed = NeuralMemory(WIDTH, HEADS, MemoryConfig(bias=Huber())).state_dict()
+    assert fixed.keys() == NeuralMemory(WIDTH, HEADS, MemoryConfig()).state_dict().keys()
 
 
 @pytest.mark.parametrize("config", [MemoryConfig(), MemoryConfig(structure=MLP(norm=True))], ids=["plain", "norm"])

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from titans_seq.errors import ModelError
 from titans_seq.files import whole_file
-from titans_seq.miras.bias import AttentionalBias
+from titans_seq.miras.bias import L2, AttentionalBias, WithDelta
 from titans_seq.miras.choice import Choice
 from titans_seq.miras.learning import MemoryLearning, Momentum
 from titans_seq.miras.retention import RetentionGate
@@ -33,7 +33,7 @@ class MemoryConfig(Choice):
     """The four choices of MIRAS for one memory, and what is around it."""
 
     structure: MemoryStructure = MLP()
-    bias: AttentionalBias = AttentionalBias()
+    bias: AttentionalBias = L2()
     retention: RetentionGate = RetentionGate()
     learning: MemoryLearning = Momentum()
     chunk_size: int = Field(
@@ -364,13 +364,33 @@ def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
             memory.surprise = None
 
 
+class DeltaGate(nn.Module):
+    r"""A bias's δ where the layer makes it, (B, T, D) → (B, H, T): $\mathrm{softplus}(b + w x)$ a head.
+
+    ``delta: learned`` is b alone, ``delta: token`` has w. It begins at the size of a value at first, 0.25 a channel,
+    so that errors lie on both sides of it and it is trained.
+    """
+
+    def __init__(self, width: int, heads: int, bias: WithDelta):
+        super().__init__()
+        first = 0.25 * (1 if bias.channels else math.sqrt(width // heads))
+        self.bias = nn.Parameter(torch.full((heads,), math.log(math.expm1(first))))
+        self.weight = nn.Parameter(torch.randn(heads, width) / width) if bias.delta == "token" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """δ > 0 of every token."""
+        logits = self.bias.expand(*x.shape[:2], -1) if self.weight is None else F.linear(x, self.weight, self.bias)
+        return F.softplus(logits.float() if x.dtype != torch.float64 else logits).transpose(1, 2)
+
+
 class NeuralMemory(nn.Module):
     r"""Long-term memory of ``heads`` heads that learns at test time, (B, T, D) → (B, T, D).
 
     q, k, v are Linear → causal convolution → SiLU, q and k then of norm 1 (Titans, section 4.4). Gates per
     head: $\eta = \sigma(\cdot)$, $\alpha = \sigma(\cdot)$ and $\theta = \kappa (1-\eta)/C\, \sigma(\cdot)$, the largest
-    step under which C equal tokens cannot overshoot a linear memory. What is read is normalised per head, gated
-    by a linear layer of the input, and projected. One pass equals any split of it.
+    step under which C equal tokens cannot overshoot a linear memory; and δ where the bias leaves it to the layer,
+    by `DeltaGate`. What is read is normalised per head, gated by a linear layer of the input, and projected. One
+    pass equals any split of it.
     """
 
     def __init__(self, width: int, heads: int, config: MemoryConfig):
@@ -392,6 +412,9 @@ class NeuralMemory(nn.Module):
         self.gain = (
             nn.Parameter(torch.full((heads, head_width), 1 / math.sqrt(head_width))) if config.structure.norm else None
         )
+        bias = config.bias
+        made = isinstance(bias, WithDelta) and isinstance(bias.delta, str)
+        self.delta = DeltaGate(width, heads, bias) if made else None  # type: ignore[arg-type]
         self.norm = nn.Parameter(torch.ones(heads, head_width))
         self.out_gate = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -401,7 +424,7 @@ class NeuralMemory(nn.Module):
     def initial_state(self, batch: int) -> MemoryState:
         """State of a memory that has read nothing: the learned initial memory."""
         dtype = torch.float64 if self.norm.dtype == torch.float64 else torch.float32
-        gates = self.gates.out_features // self.heads
+        gates = self.gates.out_features // self.heads + (self.delta is not None)
         scan = initial_state(tuple(self.initial), batch, dtype, self.config.gates, gates)
         return MemoryState(scan=scan, tails=self.conv.initial_tail(self.norm, batch))
 
@@ -460,6 +483,7 @@ class NeuralMemory(nn.Module):
             theta,
             alpha,
             eta,
+            None if self.delta is None else self.delta(x),
             initial=tuple(self.initial),
             gain=self.gain,
             structure=c.structure,

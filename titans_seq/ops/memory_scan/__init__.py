@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from titans_seq.miras.bias import AttentionalBias
+from titans_seq.miras.bias import L2, Bias, WithDelta
 from titans_seq.miras.retention import RetentionGate
 from titans_seq.miras.structure import Layers, Weights
 
@@ -44,7 +44,7 @@ class ScanRule(NamedTuple):
     initial: Weights
     gain: Tensor | None
     structure: Layers
-    bias: AttentionalBias
+    bias: Bias
     retention: RetentionGate
     normalised: bool
     chunk_size: int
@@ -79,13 +79,15 @@ def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None)
         ("theta", x.theta, (1, Dv)),
         ("alpha", x.alpha, (1,)),
         ("eta", x.eta, (1,)),
-        ("delta", x.delta, (1, Dv)),
+        ("delta", x.delta, (1, Dv) if isinstance(rule.bias, WithDelta) and rule.bias.channels else (1,)),
     ):
         if gate is not None and (gate.shape[:-1] != (B, H, T) or gate.shape[-1] not in wide):
             extra = f" or (B, H, T, Dv) = {(B, H, T, Dv)}" if len(wide) > 1 else ""
             raise ValueError(
                 f"{name} must have shape (B, H, T) = {(B, H, T)}{extra} to match q, got {tuple(gate.shape)}."
             )
+    if x.delta is not None and not isinstance(rule.bias, WithDelta):
+        raise ValueError(f"{rule.bias!r} takes no delta.")
     sizes = [(H, *size) for size in rule.structure.sizes(D, Dv)]
     if [tuple(w.shape) for w in rule.initial] != sizes:
         raise ValueError(
@@ -127,7 +129,7 @@ def memory_scan(
     *,
     initial: Weights,
     structure: Layers,
-    bias: AttentionalBias | None = None,
+    bias: Bias | None = None,
     retention: RetentionGate | None = None,
     gain: Tensor | None = None,
     normalised: bool = True,
@@ -154,14 +156,15 @@ def memory_scan(
         theta: (B, H, T) step θ of the momentary surprise, or (B, H, T, Dv): it then weighs the error by channel.
         alpha: (B, H, T) forgetting α in [0, 1]; 0 keeps everything, 1 clears the memory.
         eta: (B, H, T) momentum η in [0, 1); None for none.
-        delta: (B, H, T) or (B, H, T, Dv) parameter of those biases that take one a token.
+        delta: (B, H, T) parameter δ > 0 of those biases that have one, in place of their own; of the
+            coordinate-wise `Huber` also (B, H, T, Dv).
         initial: one (H, d_in, d_out) matrix a layer, M_init.
         structure: what the memory is.
         bias: the error it reduces, `L2` by default.
         retention: where forgetting leads, the initial memory by default.
         gain: (H, Dv) slow gain γ of a structure with norm.
-        normalised: divide a token's error by max(1, n_t), n_t the bound `Layers.bearing` on its own curvature,
-            so that no token can overshoot; False is the papers' rule.
+        normalised: divide a token's error by max(1, n_t), n_t the bound `Layers.bearing` on its own curvature
+            times that of the bias (`Bias.burden`), so that no token can overshoot; False is the papers' rule.
         chunk_size: C, tokens whose gradients are taken at one memory.
         read: M_t ("after" the write, the default), M_{t-1} ("before"), or the memory at the chunk's "start".
         gates: "token", or "chunk": all tokens of a chunk share the means of their θ, α and η, and read its start
@@ -189,7 +192,7 @@ def memory_scan(
         tuple(w.to(dtype) for w in initial),
         None if gain is None else gain.to(dtype)[:, None, :],
         structure,
-        bias or AttentionalBias(),
+        bias or L2(),
         retention or RetentionGate(),
         normalised,
         chunk_size,

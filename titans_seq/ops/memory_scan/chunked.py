@@ -158,7 +158,8 @@ def _chunk(
     """Read and write one chunk, or the part of one that this call holds; gradients are taken at ``start``."""
     structure = rule.structure
     trace = structure.trace(start, x.k)
-    slope = rule.bias.slope(structure.finish(x.k, trace.output, rule.gain), x.v, x.delta)
+    prediction = structure.finish(x.k, trace.output, rule.gain)
+    slope = rule.bias.slope(prediction, x.v, x.delta)
     if rule.surprise is not None:
         layers = zip(trace.inputs, structure.errors(start, trace, slope, rule.gain), strict=True)
         rule.surprise.append(
@@ -166,7 +167,8 @@ def _chunk(
         )
     step = x.theta
     if rule.normalised:
-        step = step / structure.bearing(start, trace, rule.gain).clamp(min=1)
+        bearing = structure.bearing(start, trace, rule.gain)
+        step = step / rule.bias.burden(bearing, prediction, x.v, slope).clamp(min=1)
     errors = structure.errors(start, trace, step * slope, rule.gain)
 
     if at is None:

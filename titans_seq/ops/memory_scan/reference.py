@@ -20,11 +20,11 @@ def _gradient(start: Weights, x: ScanInputs, t: int, rule: ScanRule) -> Weights:
             gradient = torch.autograd.grad(loss, start, retain_graph=True)
             squares = torch.stack([g.square().sum((-2, -1)) for g in gradient])
             rule.surprise.append(squares.sum(0).sqrt()[..., None])
-        (error,) = torch.autograd.grad(loss, prediction, create_graph=True)
-        error = theta * error  # a θ by channel weighs the error; one θ commutes with what follows
+        (slope,) = torch.autograd.grad(loss, prediction, create_graph=True)
+        error = theta * slope  # a θ by channel weighs the error; one θ commutes with what follows
         if rule.normalised:
             bearing = rule.structure.bearing(start, rule.structure.trace(start, k), rule.gain)
-            error = error / bearing.clamp(min=1)
+            error = error / rule.bias.burden(bearing, prediction, v, slope).clamp(min=1)
         return torch.autograd.grad(prediction, start, error, create_graph=True)
 
 
