@@ -168,7 +168,7 @@ def memory_scan(
         chunk_size: C, tokens whose gradients are taken at one memory.
         read: M_t ("after" the write, the default), M_{t-1} ("before"), or the memory at the chunk's "start".
         gates: "token", or "chunk": all tokens of a chunk share the means of their θ, α and η, and read its start
-            (Titans, section 3.2: parameters as functions of chunks). Faster, and says less.
+            (Titans, section 3.2: parameters as functions of chunks). Faster, and says less. A δ stays its token's.
         state: where an earlier call stopped, also inside a chunk; None for a memory that has read nothing.
         surprise: gains the surprise $\lVert \partial\ell_t / \partial M_{t'} \rVert$ (B, H, T) of the tokens
             that are written, the Frobenius norm over all layers. With gates by chunk, of the chunks that are closed.
