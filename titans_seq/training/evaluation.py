@@ -1,14 +1,29 @@
 """Metrics of a model over a set of items."""
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from titans_seq.checkpoint import SequenceModel, to_tensors
-from titans_seq.data.windows import Items
+from titans_seq.data.windows import Item, Items
 from titans_seq.errors import NumericFault
 from titans_seq.progress import Progress
+
+
+def _batches(items: Items, batch_size: int, alike: bool) -> Iterator[list[Item]]:
+    """All items in order, in batches; with ``alike`` of items of one shape."""
+    batch: list[Item] = []
+    for number in range(len(items)):
+        item = items.item(number, None)
+        unlike = alike and batch and {n: v.shape for n, v in batch[0].items()} != {n: v.shape for n, v in item.items()}
+        if len(batch) == batch_size or unlike:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 @torch.no_grad()
@@ -24,15 +39,18 @@ def evaluate(model: SequenceModel, items: Items, batch_size: int, what: str = ""
     found: dict[str, list[np.ndarray]] = {}
     progress = Progress(what, "windows", len(items))
     progress.quiet = progress.quiet or not what
+    alike = not model.backbone.config.causal  # what pads a shorter item would reach back into it
+    done = 0
     with progress:
-        for first in range(0, len(items), batch_size):
-            rows = range(first, min(first + batch_size, len(items)))
-            batch = to_tensors(items.collate([items.item(i, None) for i in rows]), device)
+        for given in _batches(items, batch_size, alike):
+            batch = to_tensors(items.collate(given), device)
             for name, values in model.task.measures(model(batch), batch).items():
                 if not np.isfinite(values).all():
-                    raise NumericFault(f"The model's {name} of items {rows[0] + 1} to {rows[-1] + 1} is not finite")
+                    last = done + len(given)
+                    raise NumericFault(f"The model's {name} of items {done + 1} to {last} is not finite")
                 found.setdefault(name, []).append(values)
-            progress.add(len(rows))
+            progress.add(len(given))
+            done += len(given)
     model.train(was_training)
     with warnings.catch_warnings():  # a metric that one class or one item does not define is told by its value
         warnings.simplefilter("ignore")
