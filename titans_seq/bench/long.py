@@ -21,6 +21,7 @@ from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
 from titans_seq.embedding import Embedding, Nucleotides, Patches
 from titans_seq.files import write_text
 from titans_seq.memory import MemoryState, state_tensors
+from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.progress import Progress
 from titans_seq.signals import watching
 from titans_seq.stream import block_size
@@ -255,13 +256,14 @@ def bench_long(
     """
     limit, backbones = memory_limit(memory), {name: config.model_dump(mode="json") for name, config in MODELS.items()}
     settings = {"threads": plan.threads, "budget": plan.budget, "memory_limit": limit, "models": backbones}
+    settings |= {"float32_products": use_fastest_exact_matmul()}
     wanted = [(model, tokens) for tokens in sorted(plan.tokens) for model in models]
     with opened(out, "long", settings, {}, again) as results, watching() as watch:
         missing = [cell for cell in wanted if key_of(*cell) not in results]
         with Progress("measuring", "cells", len(wanted), len(wanted) - len(missing)) as progress:
             for model, tokens in missing:
                 job = {"subject": "stream", "tokens": tokens, "backbone": backbones[model]}
-                job |= {"threads": plan.threads, "memory_limit": limit}
+                job |= {"threads": plan.threads, "memory_limit": limit, "matmul": torch.get_float32_matmul_precision()}
                 before = [c for c in results.cells.values() if c["model"] == model and c["tokens"] < tokens]
                 if any("failed" in cell for cell in before):
                     found: dict[str, Any] = {"failed": "not tried"}
