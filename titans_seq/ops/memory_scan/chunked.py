@@ -26,7 +26,7 @@ BLOCK = 2048  # tokens whose coefficients are held at once: some megabytes a hea
 
 
 class Coefficients(NamedTuple):
-    """How much of each part a token reads and the chunk's end carries; (..., C, 1), (..., 1, 1) or (..., C, C)."""
+    """How much of each part the chunk's end carries; (..., 1, 1), or (..., C, 1) for what has one a token."""
 
     keep: Tensor  # b, of the memory before the chunk
     push: Any  # c, of the momentum before the chunk; None without momentum
@@ -146,6 +146,12 @@ def _read(
     return structure.finish(q, z, rule.gain)
 
 
+def _norms(inputs: Any, errors: Any) -> Tensor:
+    """Norm of every token's gradient over all layers (..., C): that of x ᵀ G is the norm of x times that of G."""
+    layers = [a.square().sum(-1) * b.square().sum(-1) for a, b in zip(inputs, errors, strict=True)]
+    return torch.stack(layers).sum(0).sqrt()
+
+
 def _chunk(
     x: ScanInputs,
     co: Coefficients,
@@ -161,10 +167,7 @@ def _chunk(
     prediction = structure.finish(x.k, trace.output, rule.gain)
     slope = rule.bias.slope(prediction, x.v, x.delta)
     if rule.surprise is not None:
-        layers = zip(trace.inputs, structure.errors(start, trace, slope, rule.gain), strict=True)
-        rule.surprise.append(
-            sum((a.square().sum(-1) * b.square().sum(-1) for a, b in layers), torch.tensor(0.0)).sqrt()
-        )
+        rule.surprise.append(_norms(trace.inputs, structure.errors(start, trace, slope, rule.gain)))
     step = x.theta
     if rule.normalised:
         bearing = structure.bearing(start, trace, rule.gain)
