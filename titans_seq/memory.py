@@ -322,8 +322,7 @@ def in_pieces(
         if start:
             state = detached(state)
         for piece in x[:, start : start + span].split(length, 1):
-            last = sum(y.shape[1] for y in rows) + piece.shape[1] == x.shape[1]  # its graph is used up at once
-            y, state = _again(read, module, piece, state) if again and not last else read(piece, state)
+            y, state = _again(read, module, piece, state) if again else read(piece, state)
             rows.append(y)
     return torch.cat(rows, 1), state
 

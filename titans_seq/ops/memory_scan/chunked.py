@@ -47,83 +47,39 @@ class Reads(NamedTuple):
     scores: Tensor  # -A ⊙ q kᵀ
 
 
-def _products(log_gate: Tensor) -> Tensor:
-    r"""Products $\prod_{r<j\le t}$ of gates from their logs (..., C), as a lower triangle (..., C, C).
-
-    A masked sum of logs, never a quotient of cumulative products: those overflow under strong decay.
-    """
-    C = log_gate.shape[-1]
-    logs = log_gate[..., None].expand(*log_gate.shape, C).tril(-1)
-    return logs.cumsum(-2).exp().tril()
-
-
-def _inside(gate: Tensor, least: float, most: float) -> Tensor:
-    """Gate kept where its log is finite, its slope left as it is: what it is short of is below rounding of any product.
-
-    At a closed gate the large slope of the log meets a product that is as small, which gives the gate's own slope;
-    a plain clamp would give none.
-    """
-    return gate + (gate.clamp(least, most) - gate).detach()
-
-
-def _shifted(rows: Tensor, first: float) -> Tensor:
-    """Rows moved one token later along the second last axis: what held before the write."""
-    return torch.cat([torch.full_like(rows[..., :1, :], first), rows[..., :-1, :]], -2)
-
-
-def _logs(x: ScanInputs) -> tuple[Tensor, Tensor | None]:
-    """Logs of 1 - α and of η, (..., C)."""
-    log_keep = torch.log1p(-_inside(x.alpha[..., 0], 0, 1 - torch.finfo(x.alpha.dtype).eps))
-    return log_keep, None if x.eta is None else _inside(x.eta[..., 0], 1e-30, 1).log()
-
-
 def coefficients(x: ScanInputs, rule: ScanRule) -> tuple[Coefficients, Reads | None]:
-    """Coefficients of all chunks of a block."""
-    if rule.read == "start":
-        return _carried(x), None
-    log_keep, log_eta = _logs(x)
-    write, keep = _products(log_keep), log_keep.cumsum(-1).exp()[..., None]
-    push: Any = None
-    carried: tuple[Any, Any] = (None, None)
-    if log_eta is not None:
-        past, fade = _products(log_eta), log_eta.cumsum(-1).exp()[..., None]
-        write, push = write @ past, write @ fade
-        carried = (fade[..., -1:, :], -past[..., -1, :, None])
-    write = -write
-    last = Coefficients(
-        keep[..., -1:, :], None if push is None else push[..., -1:, :], write[..., -1, :, None], *carried
-    )
-    if rule.read == "before":
-        keep, push, write = _shifted(keep, 1), None if push is None else _shifted(push, 0), _shifted(write, 0)
-    kept, pushed = keep * x.q, None if push is None else push * x.q
-    left = x.q - kept if rule.retention.towards == "initial" else torch.zeros_like(kept)
-    scores = write * (x.q @ x.k.mT)
-    return last, Reads(keep, push, write, kept, pushed, left @ rule.initial[0], scores)
+    r"""Coefficients of all chunks of a block.
 
-
-def _carried(x: ScanInputs) -> Coefficients:
-    r"""What the chunk's end carries, without any C x C: where all reads are of the start, no more is needed.
-
-    The last row of A obeys $A_{Cs} = L_{Cs} + \eta_{s+1} A_{C,s+1}$.
+    Row by row: $E_t = \eta_t E_{t-1} + 1_t$ and $A_t = (1-\alpha_t) A_{t-1} + E_t$. The momentum before the chunk is
+    one more token, in front of the others. There is no logarithm, so gates may be 0 and 1, and no quotient.
     """
-    log_keep, log_eta = _logs(x)
-    left = _after(log_keep).exp()[..., None]  # last row of L
-    keep = log_keep.sum(-1).exp()[..., None, None]
-    if log_eta is None:
-        return Coefficients(keep, None, -left, None, None)
-    eta = log_eta.exp()[..., None, None].unbind(-3)
-    rows = [left[..., -1:, :]]
-    for s in reversed(range(left.shape[-2] - 1)):
-        rows.append(torch.addcmul(left[..., s : s + 1, :], eta[s + 1], rows[-1]))
-    push = (left * log_eta.cumsum(-1).exp()[..., None]).sum(-2, keepdim=True)
-    write = torch.cat(rows[::-1], -2)
-    fade = log_eta.sum(-1).exp()[..., None, None]
-    return Coefficients(keep, push, -write, fade, -_after(log_eta).exp()[..., None])
-
-
-def _after(logs: Tensor) -> Tensor:
-    """Sum of what stands behind each entry along the last axis."""
-    return torch.nn.functional.pad(logs[..., 1:].flip(-1).cumsum(-1).flip(-1), (0, 1))
+    C = x.alpha.shape[-2]
+    one = torch.eye(C + 1, dtype=x.alpha.dtype, device=x.alpha.device)
+    left = (1 - x.alpha).unbind(-2)
+    stays = None if x.eta is None else x.eta.unbind(-2)
+    past, write, rows = one[0], torch.zeros_like(one[0]), []
+    for t in range(C):
+        past = one[t + 1] if stays is None else torch.addcmul(one[t + 1], stays[t], past)
+        write = torch.addcmul(past, left[t], write)
+        rows.append(write)
+    keep = (1 - x.alpha).cumprod(-2)
+    last = Coefficients(keep[..., -1:, :], None, -write[..., 1:, None], None, None)
+    if stays is not None:
+        last = last._replace(
+            push=write[..., :1, None], momentum_keep=past[..., :1, None], momentum_write=-past[..., 1:, None]
+        )
+    if rule.read == "start":
+        return last, None
+    if rule.read == "before":
+        keep = torch.cat([torch.ones_like(keep[..., :1, :]), keep[..., :-1, :]], -2)
+        rows = [torch.zeros_like(write), *rows[:-1]]
+    push, negative = torch.stack(rows, -2).split([1, C], -1)
+    negative = -negative
+    kept, pushed = keep * x.q, None if stays is None else push * x.q
+    left_out = x.q - kept if rule.retention.towards == "initial" else torch.zeros_like(kept)
+    scores = negative * (x.q @ x.k.mT)
+    push = None if stays is None else push
+    return last, Reads(keep, push, negative, kept, pushed, left_out @ rule.initial[0], scores)
 
 
 def _read(
