@@ -1,18 +1,28 @@
 """What tests through the command line share: a caller, tiny data and tiny models, each made once."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from titans_seq.cli import app
 
 Call = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are several times slower on two threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def call(*arguments: Any, code: int = 0, stdin: str | bytes | None = None) -> Result:

@@ -1,7 +1,5 @@
 """Attention against a naive masked softmax that knows every row's absolute position."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,15 +9,6 @@ from titans_seq.attention import Attention, rotate, rotation
 
 B, H, WIDTH = 2, 2, 8
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, entries of order 1
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are several times slower on two threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +15,8 @@ from titans_seq.backbone import Backbone, BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly, BlockConfig
 from titans_seq.embedding import VOCABULARY, A, N, Nucleotides, Patches
 from titans_seq.errors import ModelError
-from titans_seq.memory import MemoryConfig, MemoryState, NeuralMemory, load_state, save_state, state_tensors
+from titans_seq.memory import MemoryConfig, NeuralMemory
+from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
 from titans_seq.miras.bias import BIASES, L2, Bias
 from titans_seq.miras.structure import MLP, STRUCTURES
 from titans_seq.ops.memory_scan import ScanState, memory_scan
@@ -30,15 +30,6 @@ CONFIGS = [
     SMALL.model_copy(update={"block": MAG(window=4), "embedding": Patches(features=6), "depth": 3}),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.block.kind}-{c.embedding.kind}-{c.depth}")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are several times slower on two threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -318,7 +309,7 @@ def test_a_state_outlives_its_process(config: BackboneConfig, tmp_path: Path) ->
 import sys, torch
 from pathlib import Path
 from titans_seq.backbone import Backbone, BackboneConfig
-from titans_seq.memory import load_state
+from titans_seq.memory_state import load_state
 folder, threads = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(threads)
 backbone = Backbone(BackboneConfig.model_validate_json((folder / "config").read_text())).double()
@@ -337,7 +328,7 @@ def test_a_stream_of_100_000_tokens_is_one_pass(
     block: BlockConfig, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut at random places. float32: two orders of sums differ by rounding, which the memory carries on."""
-    monkeypatch.setattr("titans_seq.memory.PIECE", TOKENS)
+    monkeypatch.setattr("titans_seq.pieces.PIECE", TOKENS)
     if isinstance(block, AttentionOnly):
         block = block.model_copy(update={"window": 256})  # all of 100,000 rows would not fit
     torch.manual_seed(0)

@@ -1,6 +1,5 @@
 """Laws of every block: causal, the same in any split, rows of a batch apart, no dead parameter."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly, Block, BlockConfig
 from titans_seq.errors import ModelError
-from titans_seq.memory import MemoryConfig, MemoryState, load_state, save_state, state_tensors
+from titans_seq.memory import MemoryConfig
+from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
 from titans_seq.miras.learning import GradientDescent
 from titans_seq.miras.structure import MLP, Matrix
 
@@ -42,15 +42,6 @@ def named(case: tuple[BlockConfig, MemoryConfig]) -> str:
 
 every_block = pytest.mark.parametrize("case", EVERY, ids=named)
 every_causal_block = pytest.mark.parametrize("case", CAUSAL, ids=named)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are several times slower on two threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from titans_seq.data.record import Series
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.errors import InputError, ModelError
 from titans_seq.forecast import Forecaster
-from titans_seq.memory import MemoryConfig, fill_state, load_state, read_state, save_state, state_tensors
+from titans_seq.memory import MemoryConfig
+from titans_seq.memory_state import fill_state, load_state, read_state, save_state, state_tensors
 from titans_seq.stream import Point, Steps, Streams, initial_series, series_steps
 from titans_seq.tasks.forecasting import Forecasting
 

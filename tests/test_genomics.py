@@ -22,7 +22,8 @@ from titans_seq.data.fasta import Block
 from titans_seq.data.record import encode
 from titans_seq.data.reset import reset_rule
 from titans_seq.errors import InputError, Interrupted, ModelError, UsageError
-from titans_seq.memory import MemoryConfig, read_state
+from titans_seq.memory import MemoryConfig
+from titans_seq.memory_state import read_state
 from titans_seq.miras.structure import MLP, Matrix
 from titans_seq.stream import Course, Point, Steps, learned_start, sequence_steps, track_steps
 from titans_seq.tasks.classification import Classification

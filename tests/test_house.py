@@ -29,7 +29,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = [
     {"errors", "files", "resources", "progress", "signals"},
     {"miras", "ops"},
-    {"memory", "attention", "embedding"},
+    {"memory", "memory_state", "pieces", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
     {"training", "stream", "checkpoint", "data", "baselines"},
     {"run", "forecast", "genomics", "demo", "doctor", "bench", "recipe", "report"},
@@ -40,6 +40,8 @@ BESIDE = {
     "signals": {"errors"},
     "resources": {"errors"},
     "ops": {"miras"},
+    "memory": {"memory_state", "pieces"},
+    "pieces": {"memory_state"},
     "backbone": {"blocks"},
     "training": {"stream", "checkpoint", "data"},
     "stream": {"checkpoint", "data"},

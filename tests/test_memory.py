@@ -1,6 +1,5 @@
 """Laws of the neural memory: causal, the same in any split, gates inside their bounds, its state a faithful file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from titans_seq.errors import ModelError
-from titans_seq.memory import (
-    CausalConv,
-    MemoryConfig,
-    MemoryState,
-    NeuralMemory,
-    load_state,
-    save_state,
-    state_tensors,
-)
+from titans_seq.memory import CausalConv, MemoryConfig, NeuralMemory
+from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
 from titans_seq.miras.bias import BIASES, Huber, HuberSwitch, Robust
 from titans_seq.miras.learning import LEARNING, Momentum
 from titans_seq.miras.retention import RETENTIONS, Forgetting
@@ -44,15 +36,6 @@ CONFIGS = [
     MemoryConfig(gates="chunk", read="start", chunk_size=8),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are several times slower on two threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +116,7 @@ def test_the_future_does_not_reach_the_past(config: MemoryConfig) -> None:
 @every_config
 def test_what_is_recomputed_is_the_same(config: MemoryConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of the backward pass: outputs, final state and gradients."""
-    monkeypatch.setattr("titans_seq.memory.PIECE", 10)
+    monkeypatch.setattr("titans_seq.pieces.PIECE", 10)
     memory, x = memory_and_input(config)
     x.requires_grad_()
     found = []

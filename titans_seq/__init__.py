@@ -9,7 +9,7 @@ _HOME = {  # public name: its module; looked up on use, so that importing titans
     "Backbone": "titans_seq.backbone",
     "BackboneConfig": "titans_seq.backbone",
     "MemoryConfig": "titans_seq.memory",
-    "MemoryState": "titans_seq.memory",
+    "MemoryState": "titans_seq.memory_state",
     "NeuralMemory": "titans_seq.memory",
     "SequenceModel": "titans_seq.checkpoint",
     "load_pretrained": "titans_seq.checkpoint",

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from titans_seq.blocks import MAC, MAG, Block, BlockConfig
 from titans_seq.embedding import Embedding, Nucleotides
-from titans_seq.memory import MemoryConfig, MemoryState, in_pieces
+from titans_seq.memory import MemoryConfig
+from titans_seq.memory_state import MemoryState
 from titans_seq.miras.choice import Choice
+from titans_seq.pieces import in_pieces
 
 
 class BackboneConfig(Choice):

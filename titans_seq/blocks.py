@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titans_seq.attention import Attention
-from titans_seq.memory import MemoryConfig, MemoryState, NeuralMemory
+from titans_seq.memory import MemoryConfig, NeuralMemory
+from titans_seq.memory_state import MemoryState
 from titans_seq.miras.choice import Choice
 
 Persistent = Annotated[int, Field(ge=0, le=1024, description="Persistent tokens, N_p.")]

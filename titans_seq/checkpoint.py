@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from titans_seq.backbone import Backbone, BackboneConfig
 from titans_seq.errors import ModelError
 from titans_seq.files import sha256, whole_folder
-from titans_seq.memory import MemoryState
+from titans_seq.memory_state import MemoryState
 from titans_seq.tasks import Task
 
 SCHEMA = 1  # of config.json and task.json; a reader refuses what is newer and reads all that is older

@@ -16,7 +16,7 @@ from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, warn
-from titans_seq.memory import load_state, read_state, save_state
+from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
 from titans_seq.run import about, check_state_files, dry, finished, identity, load, prepare, reading_of, write
 from titans_seq.stream import Forecaster, Point, Steps, Streams, initial_series, series_steps, window_steps

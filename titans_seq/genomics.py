@@ -20,7 +20,7 @@ from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import PartFile, RowFile, check_suffix
 from titans_seq.errors import InputError, ModelError, NumericFault, TitansError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, whole_file
-from titans_seq.memory import load_state, save_state
+from titans_seq.memory_state import load_state, save_state
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file
 from titans_seq.run import about, check_state_files, data_of, dry, finished, identity, load, prepare, reading_of, write

@@ -29,7 +29,8 @@ from titans_seq.data.windows import BEGIN, N, SeriesWindows, padded
 from titans_seq.data.write import PartFile, Row, RowFile
 from titans_seq.errors import InputError, ModelError, NumericFault
 from titans_seq.files import clear_drafts, whole_file
-from titans_seq.memory import MemoryState, fill_state, recorded_surprise, state_tensors
+from titans_seq.memory import recorded_surprise
+from titans_seq.memory_state import MemoryState, fill_state, state_tensors
 from titans_seq.progress import Progress
 from titans_seq.signals import watching
 from titans_seq.tasks.forecasting import Opened, Scaled

@@ -33,15 +33,6 @@ EVERY_BIAS = [
 EVERY_RETENTION = [*(retention() for retention in RETENTIONS), Forgetting(towards="zero")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are several times slower on two threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def named(choice: Any) -> str:
     return "-".join(str(value) for value in choice.model_dump().values()) if isinstance(choice, Choice) else str(choice)
 

@@ -14,7 +14,8 @@ from titans_seq.blocks import MAC, MAG, AttentionOnly
 from titans_seq.checkpoint import SequenceModel, save_pretrained
 from titans_seq.errors import ModelError
 from titans_seq.files import sha256
-from titans_seq.memory import MemoryConfig, save_state
+from titans_seq.memory import MemoryConfig
+from titans_seq.memory_state import save_state
 from titans_seq.report.state import SHOWN, describe_state
 from titans_seq.stream import Stream, advance, learned_start
 from titans_seq.tasks.language import LanguageModel

@@ -20,7 +20,7 @@ from titans_seq.bench.results import MiB, Results, markdown, opened, told_share
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
 from titans_seq.embedding import Embedding, Nucleotides, Patches
 from titans_seq.files import write_text
-from titans_seq.memory import MemoryState, state_tensors
+from titans_seq.memory_state import MemoryState, state_tensors
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.progress import Progress
 from titans_seq.signals import watching

@@ -11,7 +11,7 @@ from torch import Tensor
 from titans_seq.checkpoint import SequenceModel, find, load_pretrained
 from titans_seq.errors import ModelError, TitansError
 from titans_seq.files import sha256
-from titans_seq.memory import read_state
+from titans_seq.memory_state import read_state
 
 SHOWN = 64  # rows of the table; --json has them all
 _BLOCK = re.compile(r"(?:(?P<stream>.+)\.)?layers\.(?P<block>\d+)\.position")
