@@ -337,15 +337,50 @@ INDEX = ["chr1\t10\t6\t4\t5", "chr2\t6\t25\t4\t5", "chr3\t2\t39\t2\t3"]
         ([row.replace("\t", " ") for row in INDEX], "malformed"),
     ],
 )
-def test_an_index_that_does_not_fit_is_told_and_not_used(
+def test_an_index_that_does_not_fit_is_told_not_used_and_made_again(
     file: File, warned: list[str], rows: list[str], why: str
 ) -> None:
     content = {"chr1": "ACGTACGTAC", "chr2": "GGGTTT", "chr3": "AC"}
     path = file(fasta(content, 4), "x.fa")
-    assert "\n".join(INDEX) + "\n" == index(path.read_bytes(), content, 4, b"\n")
-    file("\n".join(rows), "x.fa.fai")
+    fits = index(path.read_bytes(), content, 4, b"\n")
+    assert "\n".join(INDEX) + "\n" == fits
+    stale = file("\n".join(rows), "x.fa.fai")
     assert found(path) == content
     assert len(warned) == 1 and "does not fit its file and is not used" in warned[0] and why in warned[0]
+    assert warned[0].endswith("It was made again.") and stale.read_text() == fits
+    assert found(path) == content and len(warned) == 1  # in silence from now on
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ">a\nACG\nACGT\n",
+        ">a\nACGT\nAC\nACGT\n",
+        ">a\nACGT\n\nACGT\n",
+        ">a\nACGT\n;note\nACGT\n",
+        ">a\nACGT\r\nACGT\nACGT\n",
+        ">a\rACGT\rACGT\r",
+    ],
+)
+def test_no_index_is_made_of_lines_that_none_can_describe(file: File, warned: list[str], text: str) -> None:
+    path, stale = file(text, "x.fa"), file("a\t5\t3\t5\t6\n", "x.fa.fai")
+    found(path)
+    assert any("None can be made" in told and "remove it" in told for told in warned)
+    assert stale.read_text() == "a\t5\t3\t5\t6\n"
+
+
+def test_an_index_that_cannot_be_made_again_stays_and_is_told(
+    file: File, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stale = file(">a\nACGT\n", "x.fa"), file("a\t5\t3\t5\t6\n", "x.fa.fai")
+
+    def refused(_: Path, __: bytes) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    assert found(path) == {"a": "ACGT"}
+    assert len(warned) == 1 and "could not be made again" in warned[0] and "Read-only" in warned[0]
+    assert stale.read_text() == "a\t5\t3\t5\t6\n"
 
 
 # Real genomes

@@ -39,8 +39,9 @@ class Worker:
 
     def __init__(self, job: dict[str, Any], python: str | None = None):
         job = {**job, "path": [] if python else [str(PACKAGE.parent)]}
-        # threads that spin while they wait would take the time of the process whose turn it is
-        environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "OMP_WAIT_POLICY": "PASSIVE"}
+        # threads that spin for long while they wait would take the time of the process whose turn it is
+        environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "GOMP_SPINCOUNT": "1000"}
+        environment.pop("OMP_WAIT_POLICY", None)
         if python:
             environment.pop("PYTHONPATH", None)  # what it names belongs to our interpreter
         self.process = subprocess.Popen(

@@ -82,8 +82,10 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 def _set_up(quiet: bool) -> None:
     from titans_seq.progress import Progress
 
-    # before torch is loaded: threads that spin while they wait slow a busy machine down tenfold and more
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Before torch is loaded: how long a thread of GNU's OpenMP spins for its next small product before it sleeps.
+        # Without any two threads are slower than one; with its default a busy machine is slower tenfold and more.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     log.handlers[:] = [logging.NullHandler() if quiet else _Told()]
     Progress.quiet = quiet
     if hasattr(sys.stderr, "reconfigure"):

@@ -16,7 +16,7 @@ SIZE = 1 << 20  # bytes per chunk: large enough that numpy, not Python, does the
 SNIFFED = 1 << 16  # bytes at the start of a file that tell what it is
 UTF8_BOM = b"\xef\xbb\xbf"
 
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _SIGNS: tuple[tuple[bytes, str], ...] = (  # regular expressions at the start of a file
     (rb"\xff\xfe|\xfe\xff|(?:[^\0]\0){2}|(?:\0[^\0]){2}", "text in UTF-16; save it as UTF-8"),
     (rb"PAR1", "Parquet"),
@@ -89,7 +89,7 @@ def _members(data: bytes, file: BinaryIO, name: str, doubt: Callable[[str], None
     bgzip = len(data) > 13 and bool(data[3] & 4) and data[12:14] == b"BC"
     empty = False  # bgzip ends with an empty member
     while data:
-        if not data.startswith(_GZIP):
+        if not data.startswith(GZIP):
             doubt(f"{name}: what follows the end of the gzip data is garbage and was not read.")
             break
         member, empty = zlib.decompressobj(wbits=31), True
@@ -105,7 +105,7 @@ def _members(data: bytes, file: BinaryIO, name: str, doubt: Callable[[str], None
             if not data and not member.eof and len(out) < SIZE and not (data := file.read(SIZE)):
                 raise InputError(f"{name} is truncated: its gzip data end too early. Fetch or pack it again.")
         data = member.unused_data.lstrip(b"\0")  # zeros may pad a gzip file
-        while len(data) < len(_GZIP) and (more := file.read(SIZE)):
+        while len(data) < len(GZIP) and (more := file.read(SIZE)):
             data = (data + more).lstrip(b"\0")
     if bgzip and not empty:
         doubt(f"{name}: the bgzip end block is missing; the file may be truncated.")
@@ -113,7 +113,7 @@ def _members(data: bytes, file: BinaryIO, name: str, doubt: Callable[[str], None
 
 def _plain(file: BinaryIO, name: str, doubt: Callable[[str], None]) -> Iterator[bytes]:
     data = file.read(SIZE)
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         yield from _members(data, file, name, doubt)
         return
     while data:

@@ -1,5 +1,6 @@
 """FASTA as a stream: strict about what a base is, indifferent to how lines are cut, flat in memory."""
 
+import gzip
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -9,9 +10,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from titans_seq.data.compressed import SIZE, SNIFFED, UTF8_BOM, chunks, looks_like, shown
+from titans_seq.data.compressed import GZIP, SIZE, SNIFFED, UTF8_BOM, chunks, looks_like, shown
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
-from titans_seq.errors import InputError
+from titans_seq.errors import EnvironmentFault, InputError
+from titans_seq.files import whole_file
 
 _MARKED_LINE = re.compile(rb"\n([>;])([^\n]*)")
 _BLANKS = b" \t\n"
@@ -80,7 +82,7 @@ class _Index:
     """The ``.fai`` beside a file, held against what was read; nothing is ever read through it."""
 
     def __init__(self, path: Path | str):
-        self.path = Path(f"{path}.fai")
+        self.file, self.path = Path(path), Path(f"{path}.fai")
         self.rows: dict[str, tuple[int, int, int, int]] = {}
         self.fault = ""
         self.there = str(path) != "-" and self.path.is_file()
@@ -115,10 +117,49 @@ class _Index:
         if self.there and not self.fault and self.rows:
             self.fault = f"it lists record {quoted(next(iter(self.rows)))}, which is not there"
         if self.fault:
-            judge.doubt(
-                f"The index {self.path} does not fit its file and is not used: {self.fault}. "
-                "Remove it, or make it again with samtools faidx."
-            )
+            judge.doubt(f"The index {self.path} does not fit its file and is not used: {self.fault}. {self.remedy()}")
+
+    def remedy(self) -> str:
+        """Make the index again, whole or not at all, and tell what came of it."""
+        try:
+            rows = _index_rows(self.file)
+            with whole_file(self.path) as draft:
+                draft.write_bytes(rows)
+        except ValueError as error:
+            return f"None can be made, since {error}; remove it."
+        except EnvironmentFault as error:
+            return f"It could not be made again: {error}"
+        return "It was made again."
+
+
+def _index_rows(path: Path) -> bytes:
+    """Rows of a ``.fai``: name, bases, place of the first, and of each line its bases and bytes.
+
+    Raises:
+        ValueError: if the lines of a record differ in length before its last one.
+    """
+    rows: list[tuple[bytes, list[int]]] = []
+    ended, at = False, 0  # whether a line was short, and so the record's last
+    with path.open("rb") as packed, gzip.open(packed) if packed.peek(2)[:2] == GZIP else packed as file:
+        for line in file:
+            at += len(line)
+            count = len(line.rstrip())
+            if b"\r" in line[:count]:
+                raise ValueError("its lines end in CR alone")
+            if line.startswith(b">"):
+                rows.append(((line[1:].split() or [b""])[0], [0, at, 0, 0]))
+                ended = False
+            elif rows and count:
+                name, row = rows[-1]
+                if not row[0]:
+                    row[2:] = count, len(line)
+                if ended or line.startswith(b";") or count > row[2] or len(line) > row[3]:
+                    raise ValueError(f"the lines of record {quoted(_text(name))} are not of one length")
+                row[0] += count
+                ended = [count, len(line)] != row[2:]
+            else:
+                ended = bool(rows)
+    return b"".join(b"\t".join([name, *(b"%d" % number for number in row)]) + b"\n" for name, row in rows)
 
 
 def _text(raw: bytes) -> str:
