@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import torch
 
-from titans_seq import stream
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
 from titans_seq.checkpoint import SequenceModel
@@ -21,7 +20,8 @@ from titans_seq.errors import InputError, ModelError
 from titans_seq.forecast import Forecaster
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import fill_state, load_state, read_state, save_state, state_tensors
-from titans_seq.stream import Point, Steps, Streams, initial_series, series_steps
+from titans_seq.stream import Point, Steps, series
+from titans_seq.stream.series import Streams, initial_series, series_steps
 from titans_seq.tasks.forecasting import Forecasting
 
 P, H = 4, 6
@@ -99,7 +99,7 @@ def test_any_cut_equals_one_pass_in_single_precision() -> None:
 def test_blocks_of_a_long_series_equal_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
     model, values = make(), rows(203)
     expected = forecast(model, values)
-    monkeypatch.setattr(stream, "PATCHES", 3)
+    monkeypatch.setattr(series, "PATCHES", 3)
     assert_alike(forecast(model, values), expected, 1e-9)
 
 
@@ -288,7 +288,7 @@ def counted(model: SequenceModel) -> Any:
 @pytest.mark.parametrize("keep", [False, True])
 def test_from_every_point_a_job_goes_on_alike(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forecasts, measures and states; and each forecast is that of a series that is read anew up to its origin."""
-    monkeypatch.setattr(stream, "PATCHES", 2)
+    monkeypatch.setattr(series, "PATCHES", 2)
     model, items = counted(make()), windows((40, 13, 30))
     whole = streams_of(model, items, keep)
     steps = list(series_steps(model, items, describe, whole, Point()))
@@ -475,7 +475,7 @@ def test_state_files_are_new_and_not_one(titans: Any, tiny: Any, run: Path, tmp_
 def test_a_stopped_prediction_goes_on_with_its_states(
     titans: Any, tiny: Any, run_of_long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = stream.series_steps
+    steps = series_steps
 
     def signalled(*arguments: Any) -> Steps:
         for number, step in enumerate(steps(*arguments)):
@@ -483,7 +483,7 @@ def test_a_stopped_prediction_goes_on_with_its_states(
                 os.kill(os.getpid(), signal.SIGTERM)
             yield step
 
-    monkeypatch.setattr(stream, "PATCHES", 2)
+    monkeypatch.setattr(series, "PATCHES", 2)
     given = ["forecast", "predict", run_of_long, tiny.long]
     titans(*given, "--out", tmp_path / "a.csv", "--state-out", tmp_path / "whole")
     resumed = [*given, "--out", tmp_path / "b.csv", "--state-out", tmp_path / "state"]
@@ -501,7 +501,7 @@ def test_a_stopped_prediction_goes_on_with_its_states(
 def test_a_stopped_backtest_measures_the_same(
     titans: Any, tiny: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = stream.series_steps
+    steps = series_steps
 
     def signalled(*arguments: Any) -> Steps:
         for number, step in enumerate(steps(*arguments)):

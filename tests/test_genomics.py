@@ -25,7 +25,8 @@ from titans_seq.errors import InputError, Interrupted, ModelError, UsageError
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import read_state
 from titans_seq.miras.structure import MLP, Matrix
-from titans_seq.stream import Course, Point, Steps, learned_start, sequence_steps, track_steps
+from titans_seq.stream import Point, Steps, sequences
+from titans_seq.stream.sequences import Course, learned_start, sequence_steps, track_steps
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
 from titans_seq.tasks.pooling import Embedder
@@ -85,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BLOCK", 64)
+    monkeypatch.setattr(sequences, "BLOCK", 64)
     monkeypatch.setattr(genomics, "BLOCK", 64)
 
 

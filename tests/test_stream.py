@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from titans_seq import stream
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
 from titans_seq.checkpoint import SequenceModel, load_pretrained, save_pretrained
@@ -25,7 +24,9 @@ from titans_seq.data.fasta import Block, read_blocks
 from titans_seq.errors import InputError, ModelError, NumericFault
 from titans_seq.files import locked
 from titans_seq.memory import MemoryConfig
-from titans_seq.stream import Point, Steps, block_size, carried_template, prefetch, run_stream, sequence_steps
+from titans_seq.stream import Point, Steps, prefetch, run_stream
+from titans_seq.stream.sequences import block_size, carried_template, sequence_steps
+from titans_seq.stream.series import window_steps
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
 
@@ -287,7 +288,7 @@ def stopped(titans: Any, models: Any, fasta: Path, tmp_path: Path, monkeypatch: 
     source = tmp_path / "x.fa"
     source.write_bytes(fasta.read_bytes())
     given = ["genomics", "predict", models.classifier, source, "--out", tmp_path / "out.csv", "--threads", "1"]
-    steps = stream.sequence_steps
+    steps = sequence_steps
 
     def signalled(*arguments: Any) -> Steps:
         for number, step in enumerate(steps(*arguments)):
@@ -355,7 +356,7 @@ def test_a_table_is_predicted_row_by_row(titans: Any, models: Any, tiny: Any, tm
 def test_a_stopped_backtest_goes_on(
     titans: Any, models: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = stream.window_steps
+    steps = window_steps
 
     def signalled(*arguments: Any) -> Steps:
         for number, step in enumerate(steps(*arguments)):

@@ -19,7 +19,7 @@ from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.plots import forecast_plot, likelihood_plot
 from titans_seq.resources import data_file
 from titans_seq.run import prepare, train
-from titans_seq.stream import token_loglik
+from titans_seq.stream.sequences import token_loglik
 
 REGION = "sample:ecoli_region/region.fa.gz"
 WINDOWS, NEW_WINDOWS = "sample:ecoli_region/train.csv.gz", "sample:ecoli_region/test.csv.gz"
@@ -112,7 +112,7 @@ def _genomics(bench: Bench) -> dict[str, Any]:
     """Scores on the test windows, of the classifier and of its baseline."""
     backbone, classifier = bench.out / "backbone", bench.out / "classifier"
     recipe = bench.train("demo_pretrain", "Pretrain a backbone on 400,000 bases of E. coli.", backbone)
-    bench.tell("Draw how well it predicts them (titans_seq.stream.token_loglik).")
+    bench.tell("Draw how well it predicts them (titans_seq.stream.sequences.token_loglik).")
     _draw_likelihood(recipe, backbone, bench.out / "likelihood.png", bench.device)
     bench.train("demo_finetune", "Fine-tune it: is a window of 120 bases coding or intergenic?", classifier, backbone)
 

@@ -19,7 +19,8 @@ from titans_seq.errors import InputError, ModelError, UsageError, warn
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
 from titans_seq.run import about, check_state_files, dry, finished, identity, load, prepare, reading_of, write
-from titans_seq.stream import Forecaster, Point, Steps, Streams, initial_series, series_steps, window_steps
+from titans_seq.stream import Point, Steps
+from titans_seq.stream.series import Forecaster, Streams, initial_series, series_steps, window_steps
 from titans_seq.training.evaluation import evaluate
 
 __all__ = ["Forecaster", "backtest", "predict"]

@@ -25,19 +25,17 @@ from titans_seq.progress import Progress
 from titans_seq.resources import data_file
 from titans_seq.run import about, check_state_files, data_of, dry, finished, identity, load, prepare, reading_of, write
 from titans_seq.signals import watching
-from titans_seq.stream import (
+from titans_seq.stream import Point, Steps, prefetch
+from titans_seq.stream.sequences import (
     BLOCK,
     TRACKS,
     Carried,
     Course,
-    Point,
-    Steps,
     Stream,
     advance,
     block_size,
     carried_template,
     learned_start,
-    prefetch,
     sequence_steps,
     settled,
     track_steps,

@@ -9,7 +9,7 @@ from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Record
 from titans_seq.data.windows import BEGIN, GenomeWindows, reverse_complement
-from titans_seq.stream import token_loglik
+from titans_seq.stream.sequences import token_loglik
 from titans_seq.tasks.language import LanguageModel
 
 TASK = LanguageModel()

@@ -1,0 +1,304 @@
+"""Records under a model: predictions, embeddings, and tracks a base, in memory that does not grow with length."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titans_seq.backbone import BackboneConfig
+from titans_seq.blocks import expand
+from titans_seq.checkpoint import SequenceModel, to_tensors
+from titans_seq.data.fasta import Block
+from titans_seq.data.record import quoted
+from titans_seq.data.reset import Reset
+from titans_seq.data.windows import BEGIN, N, padded
+from titans_seq.data.write import Row
+from titans_seq.errors import NumericFault
+from titans_seq.memory import recorded_surprise
+from titans_seq.memory_state import MemoryState
+from titans_seq.stream import Point, Steps, must_be_finite, not_finite
+from titans_seq.tasks.pooling import Embedder
+
+TRACKS = ("loglik", "entropy", "surprise")
+BLOCK = 4096  # tokens of a long record that are read at once, or the whole segments in so many
+
+
+def _batch(
+    codes: list[np.ndarray], previous: list[int], device: torch.device, length: int | None = None
+) -> dict[str, Tensor]:
+    return to_tensors({"tokens": padded(codes, length), "previous": np.array(previous, np.int64)}, device)
+
+
+def block_size(config: BackboneConfig) -> int:
+    """Bases of a long record that are read at once: whole segments, where a backbone has them."""
+    segment = getattr(config.block, "segment", 1)
+    return segment * max(1, BLOCK // segment)
+
+
+class Stream(NamedTuple):
+    """A sequence as it is read on: what a state file of sequences holds."""
+
+    memory: MemoryState
+    previous: int = BEGIN  # the token that a language model has not read yet; BEGIN where there is none
+
+
+class Course(NamedTuple):
+    """How the memory goes through the records.
+
+    By default each record starts from the learned memory. A record that follows another without a reset is read
+    as if it stood right behind it: a language model goes on from its last base.
+    """
+
+    start: Stream  # where the stream begins, and what a reset goes back to
+    reset: Reset = Reset()
+    keep: bool = False  # whether the state after the last record is asked for
+
+    @property
+    def alone(self) -> bool:
+        """Whether records are read one after another, not side by side."""
+        return self.keep or self.reset.at != "record"
+
+
+class Carried(NamedTuple):
+    """What a job goes on with after a block."""
+
+    so_far: Any  # what the head keeps of the open record
+    stream: Stream
+    run: int = 0  # N at the end of what was read of it
+
+
+class Head(Protocol):
+    """What makes a row of a record's hidden rows: the head of a task, or an `Embedder`."""
+
+    behind: ClassVar[bool]  # whether a row has read the tokens before its own, as in a language model
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Tokens (B, T) as the backbone reads them."""
+
+    def start(self, batch: dict[str, Tensor]) -> Any:
+        """Nothing read."""
+
+    def fold(self, so_far: Any, hidden: Tensor, batch: dict[str, Tensor]) -> Any:
+        """Add one block, hidden (B, T, D)."""
+
+    def result(self, read: Any) -> Any:
+        """What a row is made of."""
+
+
+@torch.inference_mode()
+def learned_start(model: SequenceModel) -> Stream:
+    """The stream of a model that has read nothing."""
+    return Stream(model.backbone.initial_state(1))
+
+
+def carried_template(model: SequenceModel, head: Head | None = None) -> Carried:
+    """What `sequence_steps` carries."""
+    return Carried(_nothing(model.head if head is None else head, model), learned_start(model))
+
+
+def _device(model: SequenceModel) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _nothing(head: Head, model: SequenceModel) -> Any:
+    """What a head keeps of one record of which nothing is read."""
+    return head.start(_batch([np.zeros(1, np.uint8)], [BEGIN], _device(model)))
+
+
+def _groups(
+    blocks: Iterable[Block], point: Point, batch_size: int, side_by_side: bool, pad: bool
+) -> Iterator[list[Block]]:
+    """Blocks not read yet, in order: whole records to be read side by side, or one block."""
+    waiting: list[Block] = []
+    for block in blocks:
+        if block.record < point.done or (block.record == point.done and block.start < point.inside):
+            continue
+        whole = side_by_side and block.start == 0 and block.last
+        if waiting and not (whole and (pad or len(block.codes) == len(waiting[0].codes))):
+            yield waiting
+            waiting = []
+        waiting.append(block)
+        if not whole or len(waiting) == batch_size:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def advance(
+    model: SequenceModel, head: Head, codes: np.ndarray, stream: Stream
+) -> tuple[Tensor, dict[str, Tensor], Stream]:
+    """Read codes (n,), one at least, behind a stream: their hidden rows (1, n, D), batch, and the stream after them."""
+    batch = _batch([codes], [stream.previous], _device(model))
+    hidden, memory = model.backbone(head.inputs(batch), stream.memory)
+    return hidden, batch, Stream(memory, int(codes[-1]) if head.behind else BEGIN)
+
+
+class _Walk:
+    """One stream through the records, block by block."""
+
+    def __init__(self, model: SequenceModel, head: Head, course: Course, carried: Carried | None):
+        self.model, self.head, self.course = model, head, course
+        self.stream, self.run = (course.start, 0) if carried is None else (carried.stream, carried.run)
+
+    def read(self, block: Block) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Hidden rows (1, n, D) and batch of each stretch of a block without a reset; none if it is empty."""
+        reset = self.course.reset
+        if block.start == 0 and reset.at != "never":
+            self.stream, self.run = self.course.start, 0
+        cuts, self.run = reset.inside(block.codes, block.start, self.run)
+        for first, end in pairwise(sorted({0, *cuts, len(block.codes)})):
+            if first in cuts:
+                self.stream = self.course.start
+            hidden, batch, self.stream = advance(self.model, self.head, block.codes[first:end], self.stream)
+            yield hidden, batch
+
+    def point(self, before: Point, block: Block, so_far: Any) -> Point:
+        """Where the job stands after a block."""
+        inside = 0 if block.last else block.start + len(block.codes)
+        carried = Carried(so_far, self.stream, self.run)
+        return Point(before.done + block.last, inside, before.tokens + len(block.codes), carried)
+
+
+def _read_together(
+    model: SequenceModel, head: Head, group: list[Block], start: Stream, more: int = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Hidden rows (B, T, D) of whole records side by side, each from ``start``; T is ``more`` than the longest has."""
+    longest = max(1, *(len(block.codes) for block in group)) + more
+    batch = _batch([block.codes for block in group], [start.previous] * len(group), _device(model), longest)
+    hidden, _ = model.backbone(head.inputs(batch), expand(start.memory, len(group)))
+    return hidden, batch
+
+
+def _past(point: Point, group: list[Block]) -> Point:
+    """Where the job stands after whole records that were read together."""
+    return Point(point.done + len(group), 0, point.tokens + sum(len(block.codes) for block in group))
+
+
+@torch.inference_mode()
+def sequence_steps(
+    model: SequenceModel,
+    blocks: Iterable[Block],
+    batch_size: int,
+    point: Point,
+    course: Course | None = None,
+    embed: Embedder | None = None,
+) -> Steps:
+    """Rows of predictions, or embeddings, for records that come in blocks of one size, one a record, in order.
+
+    Records of one block are read side by side; a longer one is streamed alone, block by block, with its memory
+    carried on, so that memory use does not grow with its length.
+    """
+    course = Course(learned_start(model)) if course is None else course
+    head: Head = model.head if embed is None else embed
+    task = model.task if embed is None else embed
+    nothing = _nothing(head, model)
+
+    def rows(group: list[Block], read: Any) -> list[Row]:
+        output = head.result(read)
+        must_be_finite(output, (f"record {quoted(block.id)}" for block in group))
+        columns = task.columns(output)
+        return [{"id": block.id, **{c: v[i] for c, v in columns.items()}} for i, block in enumerate(group)]
+
+    walk = _Walk(model, head, course, point.carried)
+    so_far = point.carried.so_far if point.inside else nothing
+    # behind a record of a backbone that is not causal padding would show: it would reach back into it
+    for group in _groups(blocks, point, batch_size, not course.alone, model.backbone.config.causal):
+        if len(group) > 1:
+            hidden, batch = _read_together(model, head, group, course.start)
+            point = _past(point, group)
+            yield rows(group, head.fold(head.start(batch), hidden, batch)), point
+            continue
+        (block,) = group
+        so_far = so_far if block.start else nothing
+        for hidden, batch in walk.read(block):
+            so_far = head.fold(so_far, hidden, batch)
+        point = walk.point(point, block, so_far)
+        yield rows(group, so_far) if block.last else [], point
+
+
+def settled(model: SequenceModel, stream: Stream) -> Stream:
+    """The stream after the base that a language model left unread: where one goes on that reads each base at once."""
+    if stream.previous == BEGIN:
+        return stream
+    with torch.inference_mode():
+        _, memory = model.backbone(torch.tensor([[stream.previous]], device=_device(model)), stream.memory)
+    return Stream(memory)
+
+
+@torch.inference_mode()
+def track_steps(
+    model: SequenceModel,
+    blocks: Iterable[Block],
+    batch_size: int,
+    point: Point,
+    course: Course,
+    tracks: Sequence[str] = TRACKS,
+) -> Steps:
+    """Rows of `TrackFile` under a language model, one a block: for every base A, C, G or T
+
+    ``loglik``: ln p of the base that stands there, from those before it, in nats;
+    ``entropy``: of what was predicted there, in nats;
+    ``surprise``: ‖∂ℓ/∂W‖ of the base at the memory that it met, the norm over layers, the mean over heads and blocks.
+    """
+    head = model.head
+    walk = _Walk(model, head, course, point.carried)
+    with recorded_surprise(model) if "surprise" in tracks else nullcontext() as seen:
+
+        def values(hidden: Tensor, batch: dict[str, Tensor], surprise: Tensor | None) -> np.ndarray:
+            """Tracks (B, K, T) of hidden rows (B, T, D); NaN where there is no base."""
+            found: dict[str, Callable[[], Any]] = {
+                "loglik": lambda: head.token_loglik(hidden, batch),
+                "entropy": lambda: head.token_entropy(hidden),
+                "surprise": lambda: surprise,
+            }
+            stacked = torch.stack([found[name]() for name in tracks], 1)
+            return stacked.where(batch["tokens"][:, None] < N, torch.nan).cpu().numpy()
+
+        def row(block: Block, found: np.ndarray) -> Row:
+            if np.isinf(found).any() or np.isnan(found[:, block.codes < N]).any():
+                raise NumericFault(not_finite(f"record {quoted(block.id)}"))
+            return {"chrom": block.id, "start": block.start, "tracks": list(tracks), "values": found}
+
+        for group in _groups(blocks, point, batch_size, not course.alone, pad=True):
+            if len(group) > 1:
+                # a base is read one row behind its own, so the last row needs one more
+                hidden, batch = _read_together(model, head, group, course.start, more=1)
+                surprise = None if seen is None else torch.nn.functional.pad(_met(seen)[:, 1:], (0, 1))
+                found = values(hidden, batch, surprise)
+                point = _past(point, group)
+                yield [row(b, found[i, :, : len(b.codes)]) for i, b in enumerate(group) if len(b.codes)], point
+                continue
+            (block,) = group
+            parts = []
+            for hidden, batch in walk.read(block):
+                surprise = None
+                if seen is not None:
+                    first = _met(seen)[:, 1:]
+                    model.backbone(batch["tokens"][:, -1:], walk.stream.memory)  # the base behind which the walk stands
+                    surprise = torch.cat([first, _met(seen)], 1)
+                parts.append(values(hidden, batch, surprise)[0])
+            point = walk.point(point, block, None)
+            yield [row(block, np.concatenate(parts, 1))] if parts else [], point
+
+
+def _met(seen: list[list[Tensor]]) -> Tensor:
+    """Surprise (B, T) of what was read since the last call: the mean over heads and blocks."""
+    surprise = torch.stack([torch.cat(calls, -1).mean(1) for calls in seen]).mean(0)
+    for calls in seen:
+        calls.clear()
+    return surprise
+
+
+@torch.inference_mode()
+def token_loglik(model: SequenceModel, codes: np.ndarray, block: int = BLOCK) -> np.ndarray:
+    """ln p of every base of one record (T,) under a language model that reads it in blocks; 0 where it is N."""
+    found, stream = [], learned_start(model)
+    for start in range(0, len(codes), block):
+        hidden, batch, stream = advance(model, model.head, codes[start : start + block], stream)
+        found.append(model.head.token_loglik(hidden, batch)[0].cpu().numpy())
+    return np.concatenate(found)

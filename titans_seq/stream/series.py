@@ -1,0 +1,212 @@
+"""Forecasts of series: of windows, each read anew, and of streams, each read once with its memory carried on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titans_seq.checkpoint import SequenceModel, to_tensors
+from titans_seq.data.windows import SeriesWindows
+from titans_seq.data.write import Row
+from titans_seq.errors import InputError, ModelError
+from titans_seq.memory_state import MemoryState
+from titans_seq.stream import Point, Steps, must_be_finite
+from titans_seq.tasks.forecasting import Opened, Scaled
+
+PATCHES = 512  # of a series that are read at once: running sums take the square of it
+
+
+@torch.inference_mode()
+def window_steps(
+    model: SequenceModel,
+    windows: SeriesWindows,
+    describe: Callable[[int, dict[str, np.ndarray]], list[Row]],
+    batch_size: int,
+    point: Point,
+) -> Steps:
+    """Rows of forecasts for the windows in order; ``describe`` makes the rows of one from its columns (H, C)."""
+    device = next(model.parameters()).device
+    while point.done < len(windows):
+        numbers = range(point.done, min(point.done + batch_size, len(windows)))
+        batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]), device)
+        output = model(batch)
+        must_be_finite(output, (f"window {n + 1}" for n in numbers))
+        columns = {name: v.cpu().numpy() for name, v in model.task.columns(output).items()}
+        ready = [row for i, n in enumerate(numbers) for row in describe(n, {c: v[i] for c, v in columns.items()})]
+        point = Point(numbers[-1] + 1, 0, point.tokens + batch["past"][..., 0].numel())
+        yield ready, point
+
+
+class SeriesState(NamedTuple):
+    """All that the stream of one series hands on."""
+
+    rows: int  # read
+    memory: MemoryState  # of the patches that are closed
+    running: Tensor  # (1, 3, C) moments of the rows in them
+    values: Tensor  # (1, P, C) float64 of the open patch, in the data's units; 0 where nothing was observed
+    observed: Tensor  # (1, P, C)
+
+
+class Forecaster:
+    """Reads the rows of one series as they come, and forecasts at any row what follows it.
+
+    The patch that holds the last row is open: it is kept, read anew for each forecast, and written to the memory
+    when the row behind it comes. What is forecast does not depend on how rows were cut into updates.
+
+    Args:
+        model: of a forecasting task that reads streams.
+        state: where an earlier `Forecaster` stopped; None for a series that begins.
+
+    Raises:
+        ModelError: if the model reads windows.
+    """
+
+    state: SeriesState
+
+    def __init__(self, model: SequenceModel, state: SeriesState | None = None):
+        if getattr(model.task, "reads", None) != "stream":
+            raise ModelError(
+                "This model has no state to carry from row to row: it reads a window anew for each forecast. "
+                "Train one that reads streams: titans-seq forecast train ... --set task.reads=stream."
+            )
+        self.model = model.eval()
+        self.state = initial_series(model) if state is None else state
+
+    def _read(self, values: Tensor, observed: Tensor) -> tuple[Tensor, Scaled, MemoryState, Tensor]:
+        """Read whole patches (1, N P, C) after the closed ones: hidden rows, scales, and the two states after them."""
+        scaled, running = self.model.head.scaled(values, observed, self.state.running)
+        hidden, memory = self.model.backbone(scaled.features, self.state.memory)
+        return hidden, scaled, memory, running
+
+    def _filled(self) -> int:
+        """Rows of the open patch, 1 to P; 0 before any row."""
+        return (self.state.rows - 1) % self.model.task.patch + 1 if self.state.rows else 0
+
+    @torch.inference_mode()
+    def update(self, rows: np.ndarray) -> None:
+        """Read rows (T, C) in the data's units, NaN where nothing was observed."""
+        state, patch = self.state, self.model.task.patch
+        if rows.ndim != 2 or rows.shape[1] != state.values.shape[2]:
+            raise ValueError(f"rows must have shape (T, C) with C = {state.values.shape[2]}, got {rows.shape}.")
+        if np.isinf(rows).any():
+            raise InputError("A row holds an infinite value. Mend it, or give NaN where nothing was observed.")
+        new = torch.from_numpy(np.array(rows, np.float64)).to(state.values.device)[None]
+        values = torch.cat([state.values[:, : self._filled()], new.nan_to_num()], 1)
+        observed = torch.cat([state.observed[:, : self._filled()], new.isfinite()], 1)
+        closed = max(0, values.shape[1] - 1) // patch * patch
+        for start in range(0, closed, PATCHES * patch):
+            part = slice(start, min(closed, start + PATCHES * patch))
+            _, _, memory, running = self._read(values[:, part], observed[:, part])
+            self.state = self.state._replace(memory=memory, running=running)
+        rest = (0, 0, 0, patch - (values.shape[1] - closed))
+        self.state = self.state._replace(
+            rows=state.rows + len(rows),
+            values=torch.nn.functional.pad(values[:, closed:], rest),
+            observed=torch.nn.functional.pad(observed[:, closed:], rest),
+        )
+
+    @torch.inference_mode()
+    def output(self) -> Tensor:
+        """Forecast (1, H, C, Q) of the rows after the last, in training standard deviations."""
+        if not self.state.rows:
+            raise ValueError("There is no row yet to forecast from: call update first.")
+        hidden, scaled, _, _ = self._read(self.state.values, self.state.observed)
+        return self.model.head.result(Opened(hidden, scaled.location, scaled.scale, self._filled()))
+
+    def forecast(self) -> dict[str, np.ndarray]:
+        """Columns ``mean``, ``q0.1`` ... of the next H rows, each (H, C) in the data's units."""
+        return {name: v[0].cpu().numpy() for name, v in self.model.task.columns(self.output()).items()}
+
+
+@torch.inference_mode()
+def initial_series(model: SequenceModel) -> SeriesState:
+    """State of a series of which nothing was read, under a model that reads streams."""
+    task = model.task
+    device = next(model.parameters()).device
+    return SeriesState(
+        0,
+        model.backbone.initial_state(1 if task.mixing else len(task.channels)),
+        model.head.initial_running(1),
+        torch.zeros(1, task.patch, len(task.channels), dtype=torch.float64, device=device),
+        torch.zeros(1, task.patch, len(task.channels), dtype=torch.bool, device=device),
+    )
+
+
+@dataclass
+class Streams:
+    """The streams of a job over several series; it changes as the job runs, and `Point.carried` is taken from it.
+
+    ``states`` and ``starts`` are of each series: where its stream stands, and how many of its rows were read before
+    the job. ``scores`` holds what was measured of each window, if anything. With ``keep`` the states of series that
+    are finished stay; else ``begin``, the state of any series that begins, takes their place.
+    """
+
+    begin: SeriesState
+    states: list[SeriesState]
+    starts: list[int]
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    keep: bool = False
+
+    def close(self, number: int) -> None:
+        """Series ``number`` is finished."""
+        if not self.keep:
+            self.states[number] = self.begin
+
+    def carried(self, number: int) -> tuple[Any, ...]:
+        """What must be saved while series ``number`` is open; also the form in which it is read again."""
+        states = tuple(self.states) if self.keep else (self.states[number],)
+        return states, tuple(torch.from_numpy(rows) for rows in self.scores.values())
+
+    def restore(self, number: int, carried: tuple[Any, ...]) -> None:
+        """Go back to what was saved."""
+        states, scores = carried
+        self.states[:] = states if self.keep else [*self.states[:number], *states, *self.states[number + 1 :]]
+        for rows, saved in zip(self.scores.values(), scores, strict=True):
+            rows[:] = saved.numpy()
+
+
+def series_steps(
+    model: SequenceModel,
+    windows: SeriesWindows,
+    describe: Callable[[int, dict[str, np.ndarray]], list[Row]],
+    streams: Streams,
+    point: Point,
+) -> Steps:
+    """Rows of forecasts at the origins of the windows in order, each series read once from left to right."""
+    longest = PATCHES * model.task.patch
+
+    def carried(done: int) -> tuple[int, tuple[Any, ...]]:
+        """The series that is open when so many windows are done, and what is saved of it."""
+        number, _ = windows.place(min(done, len(windows) - 1))
+        return number, streams.carried(number)
+
+    if point.carried is not None:
+        streams.restore(carried(point.done)[0], point.carried)
+    while point.done < len(windows):
+        number, origin = windows.place(point.done)
+        reader = Forecaster(model, streams.states[number])
+        at = max(point.inside, streams.starts[number])
+        end = min(origin, at + longest)
+        reader.update(windows.series[number].values[at:end])
+        streams.states[number] = reader.state
+        if end < origin:
+            point = Point(point.done, end, point.tokens + end - at, carried(point.done)[1])
+            yield [], point
+            continue
+        output = reader.output()
+        must_be_finite(output, [f"window {point.done + 1}"])
+        if streams.scores:
+            batch = to_tensors(windows.collate([windows.item(point.done, None)]), output.device)
+            for name, values in model.task.measures(output, batch).items():
+                streams.scores[name][point.done] = values[0]
+        columns = {name: v[0].cpu().numpy() for name, v in model.task.columns(output).items()}
+        ready = describe(point.done, columns)
+        following, saved = carried(point.done + 1)
+        inside = origin if following == number else 0
+        if following != number:
+            streams.close(number)
+        point = Point(point.done + 1, inside, point.tokens + end - at + 1, saved)
+        yield ready, point
