@@ -5,28 +5,83 @@ To add one: write a class below and list it in `MemoryLearning`.
 
 from typing import Annotated, ClassVar, Literal, get_args
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from titans_seq.miras.choice import Choice
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Muon's quintic: steep at 0, and 5 steps are enough
+NO_UPDATE = 1e-7  # norm below which an update is no direction
 
-class GradientDescent(Choice):
-    r"""Plain steps, $S_t = -\theta_t \nabla\ell$ (Titans with $\eta = 0$; TTT, Gated DeltaNet's family)."""
 
-    kind: Literal["gradient_descent"] = "gradient_descent"
-    momentum: ClassVar[bool] = False
+class Learning(Choice):
+    """What every rule has; a subclass adds ``kind`` and ``momentum``, and what differs."""
+
+    momentum: ClassVar[bool]  # whether there is a gate η
+    at_chunk_end: ClassVar[bool] = False  # whether the memory moves once a chunk, by ``move`` of the summed update
     step: float = Field(default=1.0, gt=0, description="κ of the bound θ ≤ κ(1-η)/C.")
     normalised: bool = Field(
         default=True, description="Divide a token's error by the largest step its own Jacobian bears, where above 1."
     )
 
+    def theta(self, gate: Tensor, eta: Tensor | None, chunk_size: int) -> Tensor:
+        """Step θ from a gate in (0, 1): inside the bound under which C equal tokens cannot overshoot."""
+        bound = gate * (self.step / chunk_size)
+        return bound if eta is None else bound * (1 - eta)
 
-class Momentum(GradientDescent):
+    def move(self, update: Tensor) -> Tensor:
+        """What a chunk's summed update (..., d_in, d_out) adds to the memory, where it moves at the chunk's end."""
+        return update
+
+
+class GradientDescent(Learning):
+    r"""Plain steps, $S_t = -\theta_t \nabla\ell$ (Titans with $\eta = 0$; TTT, Gated DeltaNet's family)."""
+
+    kind: Literal["gradient_descent"] = "gradient_descent"
+    momentum: ClassVar[bool] = False
+
+
+class Momentum(Learning):
     r"""Steps with momentum, $S_t = \eta_t S_{t-1} - \theta_t \nabla\ell$ (Titans, eq. 10 and 14)."""
 
-    kind: Literal["momentum"] = "momentum"  # type: ignore[assignment]
+    kind: Literal["momentum"] = "momentum"
     momentum: ClassVar[bool] = True
 
 
-MemoryLearning = Annotated[GradientDescent | Momentum, Field(discriminator="kind")]
-LEARNING: tuple[type[GradientDescent], ...] = get_args(get_args(MemoryLearning)[0])
+class Orthogonalised(Learning):
+    r"""One orthogonalised step a chunk (LaCT, arXiv 2505.23884; ATLAS, arXiv 2505.23735; Muon).
+
+    $S_n = \bar\eta_n S_{n-1} - \sum_{s \in n} \theta_s \nabla\ell_s$ and $W_n = b_n W_{n-1} + \kappa\,
+    \mathrm{NS}_5(S_n)$: the sum over chunk n, with the mean η of its tokens as momentum, moved to singular values of
+    about 1 by five Newton-Schulz steps with Muon's coefficients. A chunk's tokens read its start ("apply then
+    update"), since what they write is known at its end; chunks are long, 512 tokens and more.
+
+    The scale of θ cancels: θ in (0, 1) says how much a token counts beside the others, κ is the size of the step. LaCT
+    has θ = softplus(·), of each matrix its own, κ = 1, no forgetting, and rows held by `RowNorm`; its products here
+    are in float32, there in bfloat16.
+    """
+
+    kind: Literal["orthogonalised"] = "orthogonalised"
+    at_chunk_end: ClassVar[bool] = True
+    momentum: bool = Field(default=True, description="Carry the summed update on, by the mean η of a chunk.")  # type: ignore[misc]
+    step: float = Field(default=1.0, gt=0, description="κ, about the largest singular value of a chunk's update.")
+
+    def theta(self, gate: Tensor, eta: Tensor | None, chunk_size: int) -> Tensor:
+        """The gate itself: how much a token counts."""
+        return gate
+
+    def move(self, update: Tensor) -> Tensor:
+        """κ times the update with its singular values moved to about 1 (0.68 to 1.13); nothing of no update."""
+        a, b, c = NEWTON_SCHULZ
+        wide = update.shape[-2] > update.shape[-1]
+        x = update.mT if wide else update
+        x = x / (torch.linalg.matrix_norm(x, keepdim=True) + NO_UPDATE)
+        for _ in range(5):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return self.step * (x.mT if wide else x)
+
+
+MemoryLearning = Annotated[GradientDescent | Momentum | Orthogonalised, Field(discriminator="kind")]
+LEARNING: tuple[type[Learning], ...] = get_args(get_args(MemoryLearning)[0])

@@ -1,26 +1,264 @@
-"""Retention gate: what the memory forgets while it learns.
+r"""Retention gate: what the memory forgets while it learns (MIRAS, section 3.2 and 5.2).
 
-To add one: write a class below and list it in `RETENTIONS`.
+Learning and forgetting alike are sums, so a chunk runs as a linear recurrence; what is not linear is one function
+``link`` from what is carried, A, to the weights W, and it acts at a chunk's end (MIRAS, section 5.4):
+
+$A_t = (1-\alpha_t) A_{t-1} + \alpha_t A_{init} + S_t$, and within the chunk
+$W_t = (1-\alpha_t) W_{t-1} + \alpha_t W_{init} + S_t$ from $W = \mathrm{link}(A)$ on, where the chunk's gradients are
+taken; with its last token the memory is link(A) again, also for that token's read. With ``chunk_size=1`` link acts at
+every token and this is the online rule as printed. Momentum and every learning rule go with every retention.
+
+Where ``accumulates``, A is carried over the chunk's end beside W (follow the regularised leader: a mirror map);
+else W = link(A) itself is carried (a proximal step, a projection), and A begins from it.
+
+Each link but one is the gradient of a convex function of A, so that W is the least of $R(W) - \langle W, A \rangle$
+with R its conjugate: that is where the updates of MIRAS, eq. 18-23, come from.
+
+To add one: write a class below and list it in `RetentionGate`.
+The config schema, the operators and the tests read that list; nothing else changes.
 """
+# ruff: noqa: D102 - link and start are explained once, in Retention
 
-from typing import Literal
+import math
+from typing import Annotated, ClassVar, Literal, get_args
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from titans_seq.miras.choice import Choice
 
+NOTHING = 1e-30  # norm below which a memory has no direction
+AXES = (-2, -1)  # of one weight: inputs, outputs
 
-class Forgetting(Choice):
-    r"""L2 retention, Titans' forgetting gate α.
 
-    ``towards="initial"``: $W_t = (1-\alpha_t) W_{t-1} + \alpha_t W_{init} + S_t$; what was learned fades, what was
-    trained stays. ``towards="zero"``: $W_t = (1-\alpha_t) W_{t-1} + S_t$ as printed (Titans, eq. 13); for a
-    memory of two layers and more zero absorbs: both matrices reach it on long input and nothing is learned again.
+class Retention(Choice):
+    """What every retention has; a subclass adds ``kind``, and what differs."""
+
+    gated: ClassVar[bool] = False  # whether it has a global part, and so a forgetting gate α
+    linear: ClassVar[bool] = False  # whether link is the identity
+    accumulates: ClassVar[bool] = False  # whether A is carried over a chunk's end, else link(A)
+    acts: ClassVar[str]  # where the non-linear part acts, for people
+
+    @property
+    def returns(self) -> bool:
+        """Whether an idle memory goes back to the initial one."""
+        return False
+
+    @property
+    def minimises(self) -> bool:
+        r"""Whether link(A) is the least of some $R(W) - \langle W, A \rangle$."""
+        return True
+
+    def link(self, carried: Tensor, initial: Tensor) -> Tensor:
+        """Weights (..., d_in, d_out) of what is carried; ``initial`` is what was carried at first."""
+        return carried
+
+    def start(self, memory: Tensor) -> Tensor:
+        """What is carried at first so that its link is ``memory``, or of its norm where link cannot be that."""
+        return memory
+
+
+class NoRetention(Retention):
+    r"""Nothing is forgotten, $W_t = W_{t-1} + S_t$: the local part $\frac{1}{2\theta} \lVert W - W_{t-1} \rVert^2$ alone.
+
+    Linear attention, DeltaNet and TTT have this one; no gate α is made.
+    """
+
+    kind: Literal["none"] = "none"
+    linear: ClassVar[bool] = True
+    acts: ClassVar[str] = "nowhere: nothing is forgotten"
+
+
+class Gated(Retention):
+    r"""A retention with a global part, the gate α: an idle memory returns to where it began, or to zero as printed.
+
+    ``towards="initial"`` holds the memory to $A_{init}$ where the papers hold it to 0. Zero absorbs a memory of two
+    layers and more: both weights reach it on long input and nothing is learned again.
+    """
+
+    gated: ClassVar[bool] = True
+    towards: Literal["initial", "zero"] = Field(default="initial", description="Where an idle memory returns to.")
+
+    @property
+    def returns(self) -> bool:
+        return self.towards == "initial"
+
+
+class Forgetting(Gated):
+    r"""L2 retention, Titans' forgetting gate α: L2 local and global (MIRAS, section 5.3).
+
+    ``towards="initial"``: $W_t = (1-\alpha_t) W_{t-1} + \alpha_t W_{init} + S_t$, the least of
+    $\langle W, \nabla\ell \rangle + \frac{1-\alpha}{2\theta} \lVert W - W_{t-1} \rVert^2
+    + \frac{\alpha}{2\theta} \lVert W - W_{init} \rVert^2$.
+    ``towards="zero"``: $W_t = (1-\alpha_t) W_{t-1} + S_t$ as printed (Titans, eq. 13).
     """
 
     kind: Literal["forgetting"] = "forgetting"
-    towards: Literal["initial", "zero"] = Field(default="initial", description="Where an idle memory returns to.")
+    linear: ClassVar[bool] = True
+    acts: ClassVar[str] = "nowhere: forgetting is linear, at every token"
 
 
-RetentionGate = Forgetting
-RETENTIONS: tuple[type[Forgetting], ...] = (Forgetting,)
+class Lq(Gated):
+    r"""Lq stability, Moneta's (MIRAS, section 5.2 and eq. 24); q is the exponent of A's norm, and 2 is `Forgetting`.
+
+    ``exact``: $W = \mathrm{sign}(A) |A|^{q-1} / \lVert A \rVert_q^{q-2}$, the least of
+    $\frac{1}{2} \lVert W \rVert_p^2 - \langle W, A \rangle$ with $1/p + 1/q = 1$: q = 4 is the stability of p = 4/3,
+    and the text's 1 < p ≤ 2 are q ≥ 2. ``printed``: $W = A / \lVert A \rVert_q^{q-2}$, which has lost the power. It is
+    the least of nothing, and turns size around: $\lVert W \rVert_4 = 1 / \lVert A \rVert_4$ for q = 4; for q = 3 every
+    memory has norm 1. The norm is that of a whole weight of a head.
+    """
+
+    kind: Literal["lq"] = "lq"
+    accumulates: ClassVar[bool] = True
+    acts: ClassVar[str] = "at each chunk's end: the weights are the accumulator over a power of its q-norm"
+    q: float = Field(default=4.0, ge=2, le=8, description="Exponent of the accumulator's norm; 2 changes nothing.")
+    form: Literal["exact", "printed"] = Field(default="exact", description="The minimiser, or the paper's equation.")
+
+    @property
+    def minimises(self) -> bool:
+        return self.form == "exact" or self.q == 2
+
+    def link(self, carried: Tensor, initial: Tensor) -> Tensor:
+        if self.form == "printed":
+            return carried / _norm(carried, self.q) ** (self.q - 2)
+        return _powers(carried, self.q)
+
+    def start(self, memory: Tensor) -> Tensor:
+        if self.form == "exact":
+            return _powers(memory, self.q / (self.q - 1))
+        size = _norm(memory, self.q)
+        return memory / size if self.q == 3 else memory * size ** ((self.q - 2) / (3 - self.q))
+
+
+class KL(Gated):
+    r"""KL local and entropy global, Memora's: a softmax of carried logits (MIRAS, eq. 19-21 and 27).
+
+    $W = c\, \mathrm{softmax}(\Lambda)$, $\Lambda_t = (1-\alpha_t) \Lambda_{t-1} - \theta_t \nabla\ell$: up to constants
+    of a slice this is $W_t = c\, \mathrm{softmax}((1-\alpha_t) \log W_{t-1} - \theta_t \nabla\ell)$, the least of
+    $\langle W, \nabla\ell \rangle + \frac{1-\alpha}{\theta} \mathrm{KL}(W, W_{t-1})
+    + \frac{\alpha}{\theta} \sum W \log W$ over $W \ge 0$ of sum c. With ``towards="initial"`` the entropy is
+    $\mathrm{KL}(W, W_{init})$. A slice is what one output takes of the inputs, a column of a weight.
+
+    ``signed``: $W = W^+ - W^-$, two simplices of which the second moves up the slope (exponentiated gradient ±).
+    They begin with opposite logits and keep them so: $W = c\, (\mathrm{softmax}(\Lambda) - \mathrm{softmax}(-\Lambda))$.
+
+    The paper's lag token (eq. 30) is not needed: it keeps the logarithm and the softmax of one chunk's end from
+    cancelling, and here no logarithm is taken.
+    """
+
+    kind: Literal["kl"] = "kl"
+    accumulates: ClassVar[bool] = True
+    acts: ClassVar[str] = "at each chunk's end: the weights are the softmax of the carried logits"
+    scale: float | None = Field(
+        default=None, gt=0, description="c, the sum of a column; none for √d_in, the norm of an ordinary one."
+    )
+    signed: bool = Field(default=False, description="The difference of two simplices, not one.")
+
+    def _mass(self, weight: Tensor) -> float:
+        return self.scale or math.sqrt(weight.shape[-2])
+
+    def link(self, carried: Tensor, initial: Tensor) -> Tensor:
+        up = carried.softmax(-2)
+        return self._mass(carried) * (up - (-carried).softmax(-2) if self.signed else up)
+
+    def start(self, memory: Tensor) -> Tensor:
+        """Logits that link to the memory to first order when signed; else small ones, since no column can be smaller."""
+        d_in = memory.shape[-2]
+        return memory * (d_in / self._mass(memory) if self.signed else math.sqrt(d_in)) / 2
+
+
+class ElasticNet(Gated):
+    r"""Elastic net, local form: what is carried is soft-thresholded (MIRAS, eq. 22).
+
+    $W_t = S_\gamma((1-\alpha_t) W_{t-1} - \theta_t \nabla\ell)$ with $S_\gamma(z) = \mathrm{sign}(z) \max(0, |z| - \gamma)$,
+    the least of $\langle W, \nabla\ell \rangle + \frac{1-\alpha}{2\theta} \lVert W - W_{t-1} \rVert^2
+    + \frac{\alpha}{2\theta} \lVert W \rVert^2 + \frac{\gamma}{\theta} \lVert W \rVert_1$. The paper's γ is a product of
+    its gates; here it is a number, what a weight loses a chunk. The threshold is the exact one, not its arctan.
+    """
+
+    kind: Literal["elastic_net"] = "elastic_net"
+    acts: ClassVar[str] = "at each chunk's end: the memory is soft-thresholded, and goes on from there"
+    threshold: float = Field(default=1e-3, gt=0, description="γ, what a weight loses at each chunk's end.")
+
+    def link(self, carried: Tensor, initial: Tensor) -> Tensor:
+        return _soft(carried, self.threshold)
+
+
+class ElasticNetFTRL(Retention):
+    r"""Elastic net, as follow the regularised leader: the weights are thresholded, what is carried is not (eq. 23).
+
+    $A_t = A_{t-1} - \theta_t \nabla\ell$ and $W_t = S_\gamma(A_t)$, the least of
+    $\sum_{s \le t} \theta_s \langle W, \nabla\ell_s \rangle + \frac{1}{2} \lVert W \rVert^2 + \gamma \lVert W \rVert_1$ (the
+    paper lacks the one half that makes it so). A weight that was lost comes back when enough has been said for it.
+    """
+
+    kind: Literal["elastic_net_ftrl"] = "elastic_net_ftrl"
+    accumulates: ClassVar[bool] = True
+    acts: ClassVar[str] = "at each chunk's end: the weights are the soft-thresholded accumulator"
+    threshold: float = Field(default=1e-3, gt=0, description="γ, size of the accumulator below which a weight is 0.")
+
+    def link(self, carried: Tensor, initial: Tensor) -> Tensor:
+        return _soft(carried, self.threshold)
+
+    def start(self, memory: Tensor) -> Tensor:
+        return memory + self.threshold * memory.sign()
+
+
+class BregmanSigmoid(Retention):
+    r"""Bregman divergence of the binary entropy: every weight stays in (0, 1) (MIRAS, section 5.2).
+
+    $W_t = \sigma(\log\frac{W_{t-1}}{1 - W_{t-1}} - \theta_t \nabla\ell)$, the least of
+    $\langle W, \nabla\ell \rangle + \frac{1}{\theta} D_F(W, W_{t-1})$ with $F = \sum W \log W + (1-W) \log(1-W)$. The
+    logits are carried.
+    """
+
+    kind: Literal["bregman_sigmoid"] = "bregman_sigmoid"
+    accumulates: ClassVar[bool] = True
+    acts: ClassVar[str] = "at each chunk's end: the weights are the sigmoid of the carried logits"
+
+    def link(self, carried: Tensor, initial: Tensor) -> Tensor:
+        return carried.sigmoid()
+
+    def start(self, memory: Tensor) -> Tensor:
+        """Logits of the memory's absolute values."""
+        return memory.abs().clamp(1e-3, 1 - 1e-3).logit()
+
+
+class RowNorm(Retention):
+    r"""Norms are retained: what an output takes of the inputs gets its initial norm back (LaCT, arXiv 2505.23884).
+
+    $W_j \leftarrow W_j \lVert W_{init,j} \rVert / \lVert W_j \rVert$ for every column j of a weight, a row in LaCT's
+    convention: the memory is projected onto a product of spheres, after each chunk, and goes on from there.
+    """
+
+    kind: Literal["row_norm"] = "row_norm"
+    acts: ClassVar[str] = "at each chunk's end: each output's weights get their initial norm back"
+
+    def link(self, carried: Tensor, initial: Tensor) -> Tensor:
+        now, first = (torch.linalg.vector_norm(w, dim=-2, keepdim=True) for w in (carried, initial))
+        return carried * (first / now.clamp(min=NOTHING))
+
+
+def _norm(weight: Tensor, q: float) -> Tensor:
+    """The q-norm of all entries of a weight, (..., 1, 1)."""
+    return torch.linalg.vector_norm(weight, q, AXES, keepdim=True).clamp(min=NOTHING)
+
+
+def _powers(weight: Tensor, q: float) -> Tensor:
+    r"""$\mathrm{sign}(A) |A|^{q-1} / \lVert A \rVert_q^{q-2}$, the gradient of $\frac{1}{2} \lVert A \rVert_q^2$."""
+    # of degree 1 in A: the largest entry is taken out, as a constant, so that no power leaves the range of numbers
+    largest = weight.detach().abs().amax(AXES, keepdim=True).clamp(min=NOTHING)
+    near = weight / largest
+    return largest * near.sign() * near.abs() ** (q - 1) / _norm(near, q) ** (q - 2)
+
+
+def _soft(weight: Tensor, threshold: float) -> Tensor:
+    return weight.sign() * (weight.abs() - threshold).clamp(min=0)
+
+
+RetentionGate = Annotated[
+    NoRetention | Forgetting | Lq | KL | ElasticNet | ElasticNetFTRL | BregmanSigmoid | RowNorm,
+    Field(discriminator="kind"),
+]
+RETENTIONS: tuple[type[Retention], ...] = get_args(get_args(RetentionGate)[0])

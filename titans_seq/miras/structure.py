@@ -1,7 +1,8 @@
 r"""Memory structure: what the memory is, how it reads, how an output error reaches its layers.
 
 Row convention: a memory of L layers maps a row x_0 = k by z_l = x_{l-1} W_l and x_l = σ(z_l) (no σ after
-the last layer) to f = z_L, and is f itself or, with ``norm``, k + LN(f) ⊙ γ.
+the last layer) to f = z_L, and is f itself or, with ``norm``, k + LN(f) ⊙ γ. How a weight and a row meet is said
+once, in `Layers.through`, ``scores``, ``recall``, ``outer`` and ``squares``; a weight may be less than a matrix there.
 
 To add one: write a class below and list it in `MemoryStructure`.
 The config schema, the operators and the tests read that list; nothing else changes.
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from titans_seq.miras.choice import Choice
 
-Weights = tuple[Tensor, ...]  # one (..., d_in, d_out) matrix a layer
+Weights = tuple[Tensor, ...]  # one (..., d_in, d_out) weight a layer
 LN_EPS = 1e-6
 
 
@@ -84,7 +85,7 @@ class Layers(Choice):
     norm: ClassVar[bool]
 
     def sizes(self, d_in: int, d_out: int) -> list[tuple[int, int]]:
-        """Shape (d_in, d_out) of every layer's matrix.
+        """Shape (d_in, d_out) of every layer's weight.
 
         Raises:
             ValueError: if the residual of ``norm`` has no place because keys and values differ in width.
@@ -95,15 +96,35 @@ class Layers(Choice):
         widths = [d_in, *[hidden] * (self.depth - 1), d_out]
         return list(pairwise(widths))
 
+    def through(self, x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Rows (..., T, d_in) through one layer's weight: (..., T, d_out), added to ``onto`` (of three axes)."""
+        return x @ weight if onto is None else torch.baddbmm(onto, x, weight)
+
+    def scores(self, write: Tensor, q: Tensor, x: Tensor) -> Tensor:
+        """What `recall` needs of the queries and the inputs that were written, however often: (..., T, T)."""
+        return write * (q @ x.mT)
+
+    def recall(self, onto: Tensor, scores: Tensor, q: Tensor, x: Tensor, errors: Tensor) -> Tensor:
+        r"""Read $\sum_s w_{ts}\, x_s^\top G_s$ with $q_t$, where no weight is formed: ``onto`` plus (B H, T, d_out)."""
+        return torch.baddbmm(onto, scores, errors)
+
+    def outer(self, onto: Tensor, x: Tensor, errors: Tensor) -> Tensor:
+        r"""Gradient $\sum_s x_s^\top G_s$ of a layer from its inputs and errors, added to ``onto`` (B H, d_in, d_out)."""
+        return torch.baddbmm(onto, x.mT, errors)
+
+    def squares(self, x: Tensor, errors: Tensor) -> Tensor:
+        """Squared norm of every token's gradient of a layer, (..., T): that of x ᵀ G is that of x times that of G."""
+        return x.square().sum(-1) * errors.square().sum(-1)
+
     def trace(self, weights: Weights, keys: Tensor) -> Trace:
         """Pass keys (..., T, D) through the memory, keeping what the errors need."""
         activate = ACTIVATIONS[self.activation][1]
-        inputs, slopes, z = [keys], [], keys @ weights[0]
+        inputs, slopes, z = [keys], [], self.through(keys, weights[0])
         for weight in weights[1:]:
             row, slope = activate(z)
             inputs.append(row)
             slopes.append(slope)
-            z = row @ weight
+            z = self.through(row, weight)
         return Trace(tuple(inputs), tuple(slopes), z)
 
     def activate(self, z: Tensor) -> Tensor:
@@ -116,9 +137,9 @@ class Layers(Choice):
 
     def read(self, weights: Weights, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Read M(x): rows (..., T, D) to (..., T, Dv). The memory does not change."""
-        z = x @ weights[0]
+        z = self.through(x, weights[0])
         for weight in weights[1:]:
-            z = self.activate(z) @ weight
+            z = self.through(self.activate(z), weight)
         return self.finish(x, z, gain)
 
     def bearing(self, weights: Weights, trace: Trace, gain: Tensor | None) -> Tensor:
@@ -177,5 +198,52 @@ class Matrix(Layers):
     norm: ClassVar[bool] = False
 
 
-MemoryStructure = Annotated[MLP | Matrix, Field(discriminator="kind")]
+class Vector(Layers):
+    r"""One weight a channel, $M(k) = w \odot k$: the smallest memory (MIRAS, section 4; table 1 counts RetNet as one).
+
+    The weight is a column (D, 1). Its Jacobian is diag(k), so the bound on a step is exact, $n_t = \max_i k_i^2$.
+    """
+
+    kind: Literal["vector"] = "vector"
+    depth: ClassVar[int] = 1
+    expansion: ClassVar[float] = 1.0
+    activation: ClassVar[str] = "gelu"
+    norm: ClassVar[bool] = False
+
+    def sizes(self, d_in: int, d_out: int) -> list[tuple[int, int]]:
+        """Shape (D, 1) of the weight.
+
+        Raises:
+            ValueError: if keys and values differ in width.
+        """
+        if d_in != d_out:
+            raise ValueError(f"A weight a channel needs keys and values of one width, got {d_in} and {d_out}.")
+        return [(d_in, 1)]
+
+    def through(self, x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
+        """x ⊙ w."""
+        return x * weight.mT if onto is None else torch.addcmul(onto, x, weight.mT)
+
+    def scores(self, write: Tensor, q: Tensor, x: Tensor) -> Tensor:
+        """How much was written, alone: channels do not meet."""
+        return write
+
+    def recall(self, onto: Tensor, scores: Tensor, q: Tensor, x: Tensor, errors: Tensor) -> Tensor:
+        """Read with q ⊙ what was written in each channel."""
+        return torch.addcmul(onto, q, scores @ (x * errors))
+
+    def outer(self, onto: Tensor, x: Tensor, errors: Tensor) -> Tensor:
+        """Sum of x ⊙ G over the tokens, as a column."""
+        return onto + (x * errors).sum(-2)[..., None]
+
+    def squares(self, x: Tensor, errors: Tensor) -> Tensor:
+        """Of x ⊙ G."""
+        return (x * errors).square().sum(-1)
+
+    def bearing(self, weights: Weights, trace: Trace, gain: Tensor | None) -> Tensor:
+        """Squared norm of diag(k): that of its largest entry."""
+        return trace.inputs[0].square().amax(-1, keepdim=True)
+
+
+MemoryStructure = Annotated[MLP | Matrix | Vector, Field(discriminator="kind")]
 STRUCTURES: tuple[type[Layers], ...] = get_args(get_args(MemoryStructure)[0])

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from titans_seq.miras.bias import L2, Bias, WithDelta
-from titans_seq.miras.retention import RetentionGate
+from titans_seq.miras.learning import GradientDescent, Learning, Momentum
+from titans_seq.miras.retention import Forgetting, Retention
 from titans_seq.miras.structure import Layers, Weights
 
 BACKENDS = ("reference", "chunked")  # one module each, beside this file
@@ -24,6 +25,8 @@ class ScanState(NamedTuple):
     momentum: Weights  # now, S_t; zeros without momentum
     offset: int  # tokens already in the open chunk, 0 <= offset < chunk_size
     waiting: Tensor | None = None  # gates by chunk: keys, values and gates of the open chunk, (B, H, n, ·)
+    accumulator: Weights | None = None  # A_t, of a retention that carries it beside the weights
+    pending: Weights | None = None  # learning at the chunk's end: the open chunk's summed update
 
 
 class ScanInputs(NamedTuple):
@@ -33,7 +36,7 @@ class ScanInputs(NamedTuple):
     k: Tensor
     v: Tensor
     theta: Tensor
-    alpha: Tensor
+    alpha: Tensor | None
     eta: Tensor | None
     delta: Tensor | None
 
@@ -41,12 +44,13 @@ class ScanInputs(NamedTuple):
 class ScanRule(NamedTuple):
     """What the memory is and how it moves: all that does not depend on the token."""
 
-    initial: Weights
+    initial: Weights  # A_init, what is carried at first
+    resting: Weights  # M_init, its link: the same weights where that is the identity
     gain: Tensor | None
     structure: Layers
     bias: Bias
-    retention: RetentionGate
-    normalised: bool
+    retention: Retention
+    learning: Learning
     chunk_size: int
     read: Read
     surprise: list[Tensor] | None
@@ -55,17 +59,42 @@ class ScanRule(NamedTuple):
 Scan = Callable[[ScanInputs, ScanRule, ScanState], tuple[Tensor, ScanState]]
 
 
+def linked(retention: Retention, carried: Weights, initial: Weights) -> Weights:
+    """Weights of what is carried, a layer each; the same where the retention's link is the identity."""
+    if retention.linear:
+        return carried
+    return tuple(retention.link(a, first) for a, first in zip(carried, initial, strict=True))
+
+
 def initial_state(
-    initial: Weights, batch: int, dtype: torch.dtype = torch.float32, gates: Gates = "token", each: int = 2
+    initial: Weights,
+    batch: int,
+    dtype: torch.dtype = torch.float32,
+    *,
+    retention: Retention | None = None,
+    learning: Learning | None = None,
+    waiting: int | None = None,
 ) -> ScanState:
     """State of a memory that has read nothing: ``initial`` (H, d_in, d_out) a layer, for ``batch`` rows.
 
-    ``each`` is the number of gates of a token, which wait for their chunk's end where gates are by chunk.
+    ``waiting`` is the width of keys, values and gates of a token, which wait for their chunk's end where gates are
+    by chunk.
     """
-    weights = tuple(w.to(dtype).expand(batch, *w.shape) for w in initial)
-    H, D, Dv = initial[0].shape[0], initial[0].shape[1], initial[-1].shape[2]
-    waiting = weights[0].new_zeros(batch, H, 0, D + Dv + each) if gates == "chunk" else None
-    return ScanState(weights, weights, tuple(torch.zeros_like(w) for w in weights), 0, waiting)
+    retention = retention or Forgetting()
+    initial = tuple(w.to(dtype) for w in initial)
+    carried, weights = (
+        tuple(w.expand(batch, *w.shape) for w in group) for group in (initial, linked(retention, initial, initial))
+    )
+    none = tuple(torch.zeros_like(w) for w in weights)
+    return ScanState(
+        weights,
+        weights,
+        none,
+        0,
+        None if waiting is None else none[0].new_zeros(*none[0].shape[:2], 0, waiting),
+        carried if retention.accumulates else None,
+        none if learning is not None and learning.at_chunk_end else None,
+    )
 
 
 def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None) -> None:
@@ -86,12 +115,22 @@ def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None)
             raise ValueError(
                 f"{name} must have shape (B, H, T) = {(B, H, T)}{extra} to match q, got {tuple(gate.shape)}."
             )
+    if (x.alpha is not None) != rule.retention.gated:
+        raise ValueError(
+            f"{rule.retention!r} has {'a' if rule.retention.gated else 'no'} forgetting gate: "
+            f"alpha must be {'given' if rule.retention.gated else 'None'}."
+        )
+    if (x.eta is not None) != rule.learning.momentum:
+        raise ValueError(
+            f"{rule.learning!r} has {'a' if rule.learning.momentum else 'no'} momentum: "
+            f"eta must be {'given' if rule.learning.momentum else 'None'}."
+        )
     if x.delta is not None and not isinstance(rule.bias, WithDelta):
         raise ValueError(f"{rule.bias!r} takes no delta.")
     sizes = [(H, *size) for size in rule.structure.sizes(D, Dv)]
     if [tuple(w.shape) for w in rule.initial] != sizes:
         raise ValueError(
-            f"initial must hold one (H, d_in, d_out) matrix a layer, {sizes} for {rule.structure}, "
+            f"initial must hold one (H, d_in, d_out) weight a layer, {sizes} for {rule.structure}, "
             f"got {[tuple(w.shape) for w in rule.initial]}."
         )
     if (rule.gain is not None) != rule.structure.norm:
@@ -100,11 +139,21 @@ def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None)
         raise ValueError(f"chunk_size must be at least 1, got {rule.chunk_size}.")
     if gates == "chunk" and rule.read != "start":
         raise ValueError("gates by chunk need read='start': what a chunk's tokens write is known at its end.")
+    if rule.learning.at_chunk_end and rule.read != "start":
+        raise ValueError(
+            f"{rule.learning!r} needs read='start': what a chunk's tokens write is known at its end."
+        )
     if state is not None and [tuple(w.shape) for w in state.weights] != [(B, *size) for size in sizes]:
         raise ValueError(
             f"state holds memories of shape {[tuple(w.shape) for w in state.weights]}, "
             f"expected {[(B, *size) for size in sizes]}."
         )
+    for name, wanted, choice in (
+        ("accumulator", rule.retention.accumulates, rule.retention),
+        ("pending", rule.learning.at_chunk_end, rule.learning),
+    ):
+        if state is not None and (getattr(state, name) is not None) != wanted:
+            raise ValueError(f"state was not made with {choice!r}: {name} must be {'given' if wanted else 'None'}.")
     if state is not None and not 0 <= state.offset < rule.chunk_size:
         raise ValueError(
             f"state stopped at token {state.offset} of a chunk, but chunk_size is {rule.chunk_size}: "
@@ -123,16 +172,16 @@ def memory_scan(
     k: Tensor,
     v: Tensor,
     theta: Tensor,
-    alpha: Tensor,
+    alpha: Tensor | None,
     eta: Tensor | None = None,
     delta: Tensor | None = None,
     *,
     initial: Weights,
     structure: Layers,
     bias: Bias | None = None,
-    retention: RetentionGate | None = None,
+    retention: Retention | None = None,
+    learning: Learning | None = None,
     gain: Tensor | None = None,
-    normalised: bool = True,
     chunk_size: int,
     read: Read = "after",
     gates: Gates = "token",
@@ -147,6 +196,9 @@ def memory_scan(
     (Titans, section 3.2): gradients are taken at the chunk's start, forgetting and momentum run token by token.
     With ``chunk_size=1`` this is the online rule as printed. It is part of the model, not a knob for speed.
 
+    A retention whose link is not the identity, and a learning rule that moves at a chunk's end, act with the chunk's
+    last token, whether a call ends there or not; see `titans_seq.miras.retention` and `titans_seq.miras.learning`.
+
     Everything is computed in float32 (float64 for float64 inputs), under autocast too.
 
     Args:
@@ -154,17 +206,20 @@ def memory_scan(
         k: (B, H, T, D) keys; of norm 1, if θ is to be bounded by κ(1-η)/C.
         v: (B, H, T, Dv) values.
         theta: (B, H, T) step θ of the momentary surprise, or (B, H, T, Dv): it then weighs the error by channel.
-        alpha: (B, H, T) forgetting α in [0, 1]; 0 keeps everything, 1 clears the memory.
+        alpha: (B, H, T) forgetting α in [0, 1]; 0 keeps everything, 1 clears the memory. None for a retention
+            without a gate.
         eta: (B, H, T) momentum η in [0, 1); None for none.
         delta: (B, H, T) parameter δ > 0 of those biases that have one, in place of their own; of the
             coordinate-wise `Huber` also (B, H, T, Dv).
-        initial: one (H, d_in, d_out) matrix a layer, M_init.
+        initial: one (H, d_in, d_out) weight a layer, what is carried at first: M_init, or for a retention with a
+            link A_init (`Retention.start`).
         structure: what the memory is.
         bias: the error it reduces, `L2` by default.
-        retention: where forgetting leads, the initial memory by default.
+        retention: what it forgets, `Forgetting` towards the initial memory by default.
+        learning: how it moves, `Momentum` by default where η is given, else `GradientDescent`. Where it is
+            ``normalised`` a token's error is divided by max(1, n_t), n_t the bound `Layers.bearing` on its own
+            curvature times that of the bias (`Bias.burden`), so that no token can overshoot; False is the papers' rule.
         gain: (H, Dv) slow gain γ of a structure with norm.
-        normalised: divide a token's error by max(1, n_t), n_t the bound `Layers.bearing` on its own curvature
-            times that of the bias (`Bias.burden`), so that no token can overshoot; False is the papers' rule.
         chunk_size: C, tokens whose gradients are taken at one memory.
         read: M_t ("after" the write, the default), M_{t-1} ("before"), or the memory at the chunk's "start".
         gates: "token", or "chunk": all tokens of a chunk share the means of their θ, α and η, and read its start
@@ -188,13 +243,17 @@ def memory_scan(
         v.to(dtype),
         *(_gate(gate, rows, dtype) for gate in (theta, alpha, eta, delta)),  # type: ignore[arg-type]
     )
+    retention = retention or Forgetting()
+    learning = learning or (GradientDescent() if eta is None else Momentum())
+    initial = tuple(w.to(dtype) for w in initial)
     rule = ScanRule(
-        tuple(w.to(dtype) for w in initial),
+        initial,
+        linked(retention, initial, initial),
         None if gain is None else gain.to(dtype)[:, None, :],
         structure,
         bias or L2(),
-        retention or RetentionGate(),
-        normalised,
+        retention,
+        learning,
         chunk_size,
         read,
         None if surprise is None else [],
@@ -202,10 +261,8 @@ def memory_scan(
     _check(inputs, rule, gates, state)
     scan = _backend(backend)
     with torch.autocast(q.device.type, enabled=False):
-        if gates == "chunk":
-            y, state = _by_chunk(scan, inputs, rule, state or initial_state(initial, q.shape[0], dtype))
-        else:
-            y, state = scan(inputs, rule, state or initial_state(initial, q.shape[0], dtype))
+        state = state or initial_state(initial, q.shape[0], dtype, retention=retention, learning=learning)
+        y, state = (_by_chunk(scan, inputs, rule, state) if gates == "chunk" else scan(inputs, rule, state))
     if surprise is not None:
         empty = inputs.q.new_zeros(*rows[:2], 0)
         surprise.append(torch.cat([empty, *(rule.surprise or ())], -1))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from titans_seq.miras.structure import Weights
-from titans_seq.ops.memory_scan import ScanInputs, ScanRule, ScanState
+from titans_seq.ops.memory_scan import ScanInputs, ScanRule, ScanState, linked
 
 
 def _gradient(start: Weights, x: ScanInputs, t: int, rule: ScanRule) -> Weights:
@@ -22,34 +22,54 @@ def _gradient(start: Weights, x: ScanInputs, t: int, rule: ScanRule) -> Weights:
             rule.surprise.append(squares.sum(0).sqrt()[..., None])
         (slope,) = torch.autograd.grad(loss, prediction, create_graph=True)
         error = theta * slope  # a θ by channel weighs the error; one θ commutes with what follows
-        if rule.normalised:
+        if rule.learning.normalised:
             bearing = rule.structure.bearing(start, rule.structure.trace(start, k), rule.gain)
             error = error / rule.bias.burden(bearing, prediction, v, slope).clamp(min=1)
         return torch.autograd.grad(prediction, start, error, create_graph=True)
 
 
-def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
-    """Run the scan token by token; shapes and meaning as in the front door."""
-    start, weights, momentum, offset, waiting = state
-    rows = []
-    for t in range(x.q.shape[2]):
+def _write(now: ScanState, gradient: Weights, x: ScanInputs, t: int, rule: ScanRule) -> ScanState:
+    """The memory after one token: forgetting, what the learning rule adds, and with a chunk's last token the link."""
+    offset = (now.offset + 1) % rule.chunk_size
+    alpha = 0 if x.alpha is None else x.alpha[:, :, t, :, None]
+    eta = 0 if x.eta is None else x.eta[:, :, t, :, None]
+    momentum, pending, added = now.momentum, now.pending, tuple(torch.zeros_like(w) for w in now.weights)
+    if pending is None:
+        added = momentum = tuple(eta * s - g for s, g in zip(momentum, gradient, strict=True))  # S_t
+    else:
+        parts = zip(pending, momentum, gradient, strict=True)
+        pending = tuple(p + eta / rule.chunk_size * s - g for p, s, g in parts)
         if offset == 0:
-            start = weights
-        alpha = x.alpha[:, :, t, :, None]
-        eta = 0 if x.eta is None else x.eta[:, :, t, :, None]
-        step = _gradient(start, x, t, rule)
-        before = weights
-        momentum = tuple(eta * s - g for s, g in zip(momentum, step, strict=True))  # S_t
-        weights = tuple((1 - alpha) * w + s for w, s in zip(weights, momentum, strict=True))  # M_t
-        if rule.retention.towards == "initial":
-            weights = tuple(w + alpha * first for w, first in zip(weights, rule.initial, strict=True))
-        read = {"after": weights, "before": before, "start": start}[rule.read]
-        rows.append(rule.structure.read(read, x.q[:, :, t : t + 1], rule.gain))
-        offset = (offset + 1) % rule.chunk_size
+            added, momentum = tuple(rule.learning.move(p) for p in pending), pending
+            pending = tuple(torch.zeros_like(p) for p in pending)
+
+    def moved(weights: Weights, first: Weights) -> Weights:
+        new = tuple((1 - alpha) * w + s for w, s in zip(weights, added, strict=True))
+        if rule.retention.returns:
+            new = tuple(w + alpha * w0 for w, w0 in zip(new, first, strict=True))
+        return new
+
+    weights = moved(now.weights, rule.resting)  # M_t
+    accumulator = None if now.accumulator is None else moved(now.accumulator, rule.initial)  # A_t
+    if offset == 0:
+        weights = linked(rule.retention, accumulator or weights, rule.initial)
     if x.eta is None:
         momentum = tuple(torch.zeros_like(s) for s in momentum)
-    if offset == 0:
-        start = weights
+    start = weights if offset == 0 else now.start
+    return now._replace(
+        start=start, weights=weights, momentum=momentum, offset=offset, accumulator=accumulator, pending=pending
+    )
+
+
+def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
+    """Run the scan token by token; shapes and meaning as in the front door."""
+    now, rows = state, []
+    for t in range(x.q.shape[2]):
+        before, now = now, _write(now, _gradient(now.start, x, t, rule), x, t, rule)
+        read = {"after": now.weights, "before": before.weights, "start": before.start}[rule.read]
+        rows.append(rule.structure.read(read, x.q[:, :, t : t + 1], rule.gain))
     if not torch.is_grad_enabled():
-        start, weights, momentum = (tuple(w.detach() for w in group) for group in (start, weights, momentum))
-    return torch.cat(rows, 2) if rows else x.v, ScanState(start, weights, momentum, offset, waiting)
+        names = ("start", "weights", "momentum", "accumulator", "pending")
+        groups = {name: group for name in names if (group := getattr(now, name)) is not None}
+        now = now._replace(**{name: tuple(w.detach() for w in group) for name, group in groups.items()})
+    return torch.cat(rows, 2) if rows else x.v, now
