@@ -15,7 +15,7 @@ from titans_seq.memory_state import MemoryState
 from titans_seq.miras.bias import L2, AttentionalBias, WithDelta
 from titans_seq.miras.choice import Choice
 from titans_seq.miras.learning import MemoryLearning, Momentum
-from titans_seq.miras.retention import RetentionGate
+from titans_seq.miras.retention import Forgetting, RetentionGate
 from titans_seq.miras.structure import MLP, MemoryStructure
 from titans_seq.ops.memory_scan import Backend, Gates, Read, ScanState, initial_state, memory_scan
 from titans_seq.pieces import in_pieces
@@ -26,7 +26,7 @@ class MemoryConfig(Choice):
 
     structure: MemoryStructure = MLP()
     bias: AttentionalBias = L2()
-    retention: RetentionGate = RetentionGate()
+    retention: RetentionGate = Forgetting()
     learning: MemoryLearning = Momentum()
     chunk_size: int = Field(
         default=32,
@@ -42,7 +42,16 @@ class MemoryConfig(Choice):
     def _gates_and_reads_fit(self) -> "MemoryConfig":
         if self.gates == "chunk" and self.read != "start":
             raise ValueError("gates by chunk need read: start, since what a chunk writes is known at its end")
+        if self.learning.at_chunk_end and self.read != "start":
+            raise ValueError(
+                f"learning: {self.learning.kind} needs read: start, since what a chunk writes is known at its end"
+            )
         return self
+
+    @property
+    def gate_biases(self) -> list[float]:
+        """At first: half the largest step, forget 2 % a token, past surprise 0.27; of the gates that there are."""
+        return [0.0, *[-4.0] * self.retention.gated, *[-1.0] * self.learning.momentum]
 
 
 class _Depthwise(torch.autograd.Function):
@@ -152,9 +161,10 @@ class NeuralMemory(nn.Module):
 
     q, k, v are Linear → causal convolution → SiLU, q and k then of norm 1 (Titans, section 4.4). Gates per
     head: $\eta = \sigma(\cdot)$, $\alpha = \sigma(\cdot)$ and $\theta = \kappa (1-\eta)/C\, \sigma(\cdot)$, the largest
-    step under which C equal tokens cannot overshoot a linear memory; and δ where the bias leaves it to the layer,
-    by `DeltaGate`. What is read is normalised per head, gated by a linear layer of the input, and projected. One
-    pass equals any split of it.
+    step under which C equal tokens cannot overshoot a linear memory (another learning rule may have its own θ); no α
+    and no η where retention and learning have none; and δ where the bias leaves it to the layer, by `DeltaGate`. What
+    is carried begins where its weights have the norms of an ordinary memory (`Retention.start`). What is read is
+    normalised per head, gated by a linear layer of the input, and projected. One pass equals any split of it.
     """
 
     def __init__(self, width: int, heads: int, config: MemoryConfig):
@@ -165,13 +175,15 @@ class NeuralMemory(nn.Module):
         head_width = width // heads
         self.project = nn.Linear(width, 3 * width, bias=False)
         self.conv = CausalConv(3 * width, config.conv)
-        self.gates = nn.Linear(width, (3 if config.learning.momentum else 2) * heads)
+        self.gates = nn.Linear(width, len(config.gate_biases) * heads)
         self.initial = nn.ParameterList(
             nn.Parameter(torch.randn(heads, *size) / math.sqrt(size[0]))
             for size in config.structure.sizes(head_width, head_width)
         )
         if not config.structure.norm:  # else it drowns in each read what a stream has written
             self.initial[-1].data.mul_(0.1)
+        for weight in self.initial:
+            weight.data = config.retention.start(weight.data)
         # the read then has the norm of an ordinary value; with 1 it would be √D, which no value reaches
         self.gain = (
             nn.Parameter(torch.full((heads, head_width), 1 / math.sqrt(head_width))) if config.structure.norm else None
@@ -182,14 +194,21 @@ class NeuralMemory(nn.Module):
         self.norm = nn.Parameter(torch.ones(heads, head_width))
         self.out_gate = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        with torch.no_grad():  # forget 2 % a token, past surprise 0.27, half the largest step
-            self.gates.bias.copy_(torch.tensor([0.0, -4.0, -1.0][: self.gates.out_features // heads]).repeat(heads))
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.tensor(config.gate_biases).repeat(heads))
 
     def initial_state(self, batch: int) -> MemoryState:
         """State of a memory that has read nothing: the learned initial memory."""
         dtype = torch.float64 if self.norm.dtype == torch.float64 else torch.float32
         gates = self.gates.out_features // self.heads + (self.delta is not None)
-        scan = initial_state(tuple(self.initial), batch, dtype, self.config.gates, gates)
+        scan = initial_state(
+            tuple(self.initial),
+            batch,
+            dtype,
+            retention=self.config.retention,
+            learning=self.config.learning,
+            waiting=2 * self.norm.shape[1] + gates if self.config.gates == "chunk" else None,
+        )
         return MemoryState(scan=scan, tails=self.conv.initial_tail(self.norm, batch))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -201,15 +220,14 @@ class NeuralMemory(nn.Module):
         read = F.rms_norm(read, read.shape[-1:], eps=1e-6).transpose(1, 2) * self.norm.to(read.dtype)
         return self.out(read.flatten(2).to(x.dtype) * F.silu(self.out_gate(x)))
 
-    def gate_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gates θ, α, η of x (B, T, D), each (B, H, T), inside their bounds; η is None without momentum."""
-        learning = self.config.learning
+    def gate_values(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Gates θ, α, η of x (B, T, D), each (B, H, T), inside their bounds; None are those that there are not."""
+        c = self.config
         logits = self.gates(x).float() if x.dtype != torch.float64 else self.gates(x)
-        step, forget, *past = logits.unflatten(-1, (self.heads, -1)).permute(3, 0, 2, 1).sigmoid()
-        bound = learning.step / self.config.chunk_size
-        if not past:
-            return bound * step, forget, None
-        return bound * (1 - past[0]) * step, forget, past[0]
+        step, *rest = logits.unflatten(-1, (self.heads, -1)).permute(3, 0, 2, 1).sigmoid()
+        alpha = rest.pop(0) if c.retention.gated else None
+        eta = rest.pop() if c.learning.momentum else None
+        return c.learning.theta(step, eta, c.chunk_size), alpha, eta
 
     def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
         """Write and read x (B, T, D) after what ``state`` has read."""
@@ -253,7 +271,7 @@ class NeuralMemory(nn.Module):
             structure=c.structure,
             bias=c.bias,
             retention=c.retention,
-            normalised=c.learning.normalised,
+            learning=c.learning,
             chunk_size=chunk_size,
             read=c.read,
             gates=c.gates,

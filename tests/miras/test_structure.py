@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, MemoryStructure, Weights
+from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, MemoryStructure, Vector, Weights
 
 EVERY_STRUCTURE: list[Layers] = [
     *(structure() for structure in STRUCTURES),
@@ -41,7 +41,7 @@ def memory(structure: Layers, scale: float = 1.0, *batch: int) -> tuple[Weights,
 def written_out(structure: Layers, weights: Weights, k: Tensor, gain: Tensor | None) -> Tensor:
     """The memory of the docstring by torch's own functions."""
     activate = {"gelu": F.gelu, "silu": F.silu}[structure.activation]
-    f = k @ weights[0]
+    f = k * weights[0].mT if isinstance(structure, Vector) else k @ weights[0]
     for w in weights[1:]:
         f = activate(f) @ w
     return f if gain is None else k + F.layer_norm(f, (D,), eps=1e-6) * gain
@@ -56,7 +56,7 @@ def test_read_is_the_memory_as_printed(structure: Layers) -> None:
 
 @every_structure
 def test_errors_are_the_gradient_of_the_loss(structure: Layers) -> None:
-    """x_{l-1}ᵀ G_l against autograd through the memory as printed."""
+    """x_{l-1}ᵀ G_l against autograd through the memory as printed, and its norm of each token."""
     weights, gain = memory(structure, 1.0, 2)
     k, v = torch.randn(2, 2, 5, D, dtype=torch.float64)
     prediction = written_out(structure, weights, k, gain)
@@ -64,7 +64,10 @@ def test_errors_are_the_gradient_of_the_loss(structure: Layers) -> None:
     trace = structure.trace(weights, k)
     errors = structure.errors(weights, trace, 2 * (structure.finish(k, trace.output, gain) - v), gain)
     for x, error, gradient in zip(trace.inputs, errors, gradients, strict=True):
-        torch.testing.assert_close(x.mT @ error, gradient, **EXACT)
+        torch.testing.assert_close(structure.outer(torch.zeros_like(gradient), x, error), gradient, **EXACT)
+        for t in range(5):
+            one = structure.outer(torch.zeros_like(gradient), x[:, t : t + 1], error[:, t : t + 1])
+            torch.testing.assert_close(structure.squares(x, error)[:, t], one.square().sum((-2, -1)), **EXACT)
 
 
 def curvatures(structure: Layers, scale: float) -> Iterator[tuple[float, float]]:
@@ -90,6 +93,11 @@ def curvatures(structure: Layers, scale: float) -> Iterator[tuple[float, float]]
 def test_bearing_bounds_the_jacobian(structure: Layers, scale: float) -> None:
     for bound, true in curvatures(structure, scale):
         assert bound >= true * (1 - 1e-12)
+
+
+def test_the_bound_is_exact_for_a_vector_memory() -> None:
+    for bound, true in curvatures(Vector(), 3.0):
+        assert bound == pytest.approx(true, rel=1e-14) and bound <= 1
 
 
 def test_the_bound_is_exact_for_a_matrix_memory_and_1_for_a_key_of_norm_1() -> None:
@@ -118,15 +126,33 @@ def test_a_step_divided_by_the_bound_does_not_overshoot_its_token(structure: Lay
 
 
 @every_structure
+def test_a_recall_is_a_read_of_what_was_written(structure: Layers) -> None:
+    """No weight is formed: the first layer's read of Σ w x ᵀ G with every query, against that of each weight."""
+    T, (d_in, d_out) = 6, structure.sizes(D, D)[0]
+    errors = torch.randn(2, T, D if isinstance(structure, Vector) else d_out, dtype=torch.float64)
+    q, x, onto = (torch.randn(2, T, d, dtype=torch.float64) for d in (d_in, d_in, errors.shape[-1]))
+    write = torch.randn(2, T, T, dtype=torch.float64).tril()
+    found = structure.recall(onto, structure.scores(write, q, x), q, x, errors)
+    for t in range(T):
+        weight = structure.outer(torch.zeros(2, d_in, d_out, dtype=torch.float64), write[:, t, :, None] * x, errors)
+        row = slice(t, t + 1)
+        torch.testing.assert_close(found[:, row], structure.through(q[:, row], weight, onto[:, row]), **EXACT)
+        torch.testing.assert_close(found[:, row] - onto[:, row], structure.through(q[:, row], weight), **EXACT)
+
+
+@every_structure
 def test_sizes_chain_from_key_to_value(structure: Layers) -> None:
-    sizes = structure.sizes(D, D)
-    assert len(sizes) == structure.depth and sizes[0][0] == D and sizes[-1][1] == D
-    assert all(left[1] == right[0] for left, right in itertools.pairwise(sizes))
+    """The layers read rows of the width of keys, and give rows of the width of values."""
+    weights, gain = memory(structure)
+    assert len(weights) == structure.depth == len(structure.sizes(D, D))
+    assert structure.read(weights, torch.randn(7, D, dtype=torch.float64), gain).shape == (7, D)
 
 
 def test_a_residual_of_two_widths_is_explained() -> None:
     with pytest.raises(ValueError, match="needs keys and values of one width, got 4 and 3"):
         MLP(norm=True).sizes(4, 3)
+    with pytest.raises(ValueError, match="A weight a channel needs keys and values of one width, got 4 and 3"):
+        Vector().sizes(4, 3)
 
 
 @every_structure

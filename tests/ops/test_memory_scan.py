@@ -13,8 +13,9 @@ from torch import Tensor
 
 from titans_seq.miras.bias import BIASES, Bias, DotProduct, HuberNorm, HuberSwitch, LInf, Lp, WithDelta
 from titans_seq.miras.choice import Choice
-from titans_seq.miras.retention import RETENTIONS, Forgetting
-from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, Weights
+from titans_seq.miras.learning import LEARNING, GradientDescent, Learning, Momentum, Orthogonalised
+from titans_seq.miras.retention import KL, RETENTIONS, Forgetting, Lq, NoRetention, Retention
+from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, Vector, Weights
 from titans_seq.ops.memory_scan import BACKENDS, Backend, ScanState, initial_state, memory_scan
 
 EXACT = 1e-10  # float64; measured over all of this file at most 1e-12
@@ -30,7 +31,19 @@ EVERY_BIAS = [
     LInf(sharpness=5.0),
     HuberSwitch(continuous=True),
 ]
-EVERY_RETENTION = [*(retention() for retention in RETENTIONS), Forgetting(towards="zero")]
+EVERY_RETENTION: list[Retention] = [
+    *(retention() for retention in RETENTIONS),
+    Forgetting(towards="zero"),
+    Lq(q=2.5, towards="zero"),
+    Lq(form="printed"),
+    KL(scale=1.0, towards="zero"),
+    KL(signed=True),
+]
+EVERY_LEARNING = [
+    *(learning() for learning in LEARNING),
+    *(learning(normalised=False) for learning in LEARNING),
+    Orthogonalised(momentum=False, step=0.3),
+]
 
 
 def named(choice: Any) -> str:
@@ -41,6 +54,9 @@ def unit(*shape: int, generator: torch.Generator, dtype: torch.dtype = torch.flo
     return F.normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=-1)
 
 
+GROUPS = ("start", "weights", "momentum", "accumulator", "pending")  # of a state: a weight a layer each
+
+
 class Problem(NamedTuple):
     """Leaves of one scan, in float64, and its settings."""
 
@@ -48,7 +64,7 @@ class Problem(NamedTuple):
     k: Tensor
     v: Tensor
     theta: Tensor
-    alpha: Tensor
+    alpha: Tensor | None
     eta: Tensor | None
     initial: Weights
     gain: Tensor | None
@@ -60,8 +76,9 @@ class Problem(NamedTuple):
         """Everything a gradient belongs to, by name."""
         parts = self._asdict() | {f"initial.{i}": w for i, w in enumerate(self.initial)}
         if self.state is not None:
-            for group in ("start", "weights", "momentum")[: 2 if self.eta is None else 3]:
-                parts |= {f"state.{group}.{i}": w for i, w in enumerate(getattr(self.state, group))}
+            for group in GROUPS:
+                if group != "momentum" or self.eta is not None:
+                    parts |= {f"state.{group}.{i}": w for i, w in enumerate(getattr(self.state, group) or ())}
         return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
     def run(self, cuts: tuple[int, ...] = (), backends: tuple[Backend, ...] = ("chunked",)) -> dict[str, Tensor]:
@@ -81,8 +98,8 @@ class Problem(NamedTuple):
             rows.append(y)
         assert state is not None
         found = {"y": torch.cat(rows, 2), "offset": torch.tensor(float(state.offset))}
-        for group in ("start", "weights", "momentum"):
-            found |= {f"{group}.{i}": w for i, w in enumerate(getattr(state, group))}
+        for group in GROUPS:
+            found |= {f"{group}.{i}": w for i, w in enumerate(getattr(state, group) or ())}
         return found if state.waiting is None else found | {"waiting": state.waiting}
 
     def gradients(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,39 +124,58 @@ def problem(
     **settings: Any,
 ) -> Problem:
     """A random scan. Keys have norms from 0.5 to 1.5: on both sides of the kink of the normalised step, never on it."""
+    retention = settings.setdefault("retention", Forgetting())
+    learning = settings.setdefault("learning", Momentum() if momentum else GradientDescent())
+    if learning.at_chunk_end:
+        settings["read"] = "start"
     B, H, D, Dv = size
-    Dv = D if structure.norm else Dv
+    Dv = D if structure.norm or isinstance(structure, Vector) else Dv
     g = torch.Generator().manual_seed(length)
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=g, dtype=torch.float64)
 
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
     rows, sizes = (B, H, length), structure.sizes(D, Dv)
     eta = rand(*rows)
     step = rand(*rows, Dv) * (1 - eta)[..., None] if theta == "channel" else rand(*rows) * (1 - eta)
-    if not settings.get("normalised", True) and not isinstance(structure, Matrix):
+    if not learning.normalised and not isinstance(structure, Matrix | Vector):
         step = (
             step / 8
         )  # κ = 1/8: at larger ones, without the normalised step, rounding alone grows to 1e-7 in 200 tokens
-    initial = tuple(torch.randn(H, *s, generator=g, dtype=torch.float64) / s[0] ** 0.5 for s in sizes)
+    initial = tuple(retention.start(randn(H, *s) / s[0] ** 0.5) for s in sizes)
 
     def near_initial(spread: float) -> Weights:
-        return tuple(w + spread * torch.randn(B, *w.shape, generator=g, dtype=torch.float64) for w in initial)
+        return tuple(w + spread * randn(B, *w.shape) for w in initial)
 
-    state, weights = None, near_initial(0.3)
+    def update(spread: float) -> Weights:
+        return tuple(spread * randn(B, *w.shape) for w in initial)
+
+    state, open_ = None, begin == "open" and chunk_size > 1
     if begin != "fresh":
-        past = near_initial(0.1) if momentum else tuple(torch.zeros_like(w) for w in weights)
-        if momentum:
-            past = tuple(p - w for p, w in zip(past, initial, strict=True))
-        start = near_initial(0.3) if begin == "open" else weights
-        state = ScanState(start, weights, past, min(5, chunk_size - 1) if begin == "open" else 0)
+        fresh = initial_state(initial, B, torch.float64, retention=retention, learning=learning)
+        carried = near_initial(0.3)
+        link = [retention.link(w, w0).detach() for w, w0 in zip(near_initial(0.3), initial, strict=True)]
+        now = [w + 0.1 * randn(*w.shape) for w in link] if open_ else link
+        state = ScanState(
+            tuple(link),
+            tuple(now) if open_ else tuple(link),
+            update(0.1 if learning.momentum else 0.0),
+            min(5, chunk_size - 1) if open_ else 0,
+            None,
+            None if fresh.accumulator is None else carried,
+            None if fresh.pending is None else update(0.1 if open_ else 0.0),
+        )
     found = Problem(
         unit(*rows, D, generator=g),
         unit(*rows, D, generator=g) * (0.5 + rand(*rows, 1)),
-        torch.randn(*rows, Dv, generator=g, dtype=torch.float64),
+        randn(*rows, Dv),
         step / chunk_size,
-        0.02 * rand(*rows),  # under a norm the layers must not fade: its slope is large where its input is small
-        eta if momentum else None,
+        # under a norm the layers must not fade: its slope is large where its input is small
+        0.02 * rand(*rows) if retention.gated else None,
+        eta if learning.momentum else None,
         initial,
         0.5 + rand(H, Dv) if structure.norm else None,
         state,
@@ -208,8 +244,7 @@ CASES = list(
             "bias": EVERY_BIAS,
             "delta": ["fixed", "head", "channel"],
             "retention": EVERY_RETENTION,
-            "momentum": [True, False],
-            "normalised": [True, False],
+            "learning": EVERY_LEARNING,
             "theta": ["head", "channel"],
             "read": ["after", "before", "start"],
             "chunk_size": [32, 64, 7],  # 7: no length above is a multiple but itself and 63
@@ -223,15 +258,17 @@ CASES = list(
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "reference"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "/".join(named(value) for value in case.values()))
 def test_every_backend_is_the_printed_recurrence(case: dict[str, Any], backend: Backend) -> None:
-    case, T = dict(case), case["length"]
-    how = case.pop("cuts")
+    case, how = {key: value for key, value in case.items() if key != "cuts"}, case["cuts"]
+    if case["learning"].at_chunk_end:  # each orthogonalisation makes what is small 3.4445^5 = 485 times as large,
+        case["length"] = min(case["length"], 2 * case["chunk_size"])  # rounding too: not many in a row
+    T = case["length"]
     cuts = () if how == "none" else tuple(sorted((T // 3, (T + 2) // 3, 5 * T // 7)))
     ours, theirs = problem(**case), problem(**case)
     turns: tuple[Backend, ...] = (backend, "reference") if how == "backends take turns" else (backend,)
     same(ours, ours.run(cuts, turns), theirs, theirs.run((), ("reference",)))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_split_of_the_stream_is_one_pass(data: st.DataObject) -> None:
     structure = data.draw(st.sampled_from(EVERY_STRUCTURE), "structure")
@@ -241,8 +278,11 @@ def test_any_split_of_the_stream_is_one_pass(data: st.DataObject) -> None:
         "length": T,
         "chunk_size": data.draw(st.integers(1, 20), "chunk"),
         "read": data.draw(st.sampled_from(["after", "before", "start"]), "read"),
-        "momentum": data.draw(st.booleans(), "momentum"),
+        "retention": data.draw(st.sampled_from(EVERY_RETENTION), "retention"),
+        "learning": data.draw(st.sampled_from(EVERY_LEARNING), "learning"),
     }
+    if case["learning"].at_chunk_end:  # as above: not many chunks in a row
+        case |= {"chunk_size": max(case["chunk_size"], T // 2), "read": "start"}
     if case["read"] == "start":
         case["gates"] = data.draw(st.sampled_from(["token", "chunk"]), "gates")
     whole, split = problem(structure, **case), problem(structure, **case)
@@ -271,9 +311,12 @@ def test_gradients_agree_with_finite_differences(structure: Layers, backend: Bac
     assert torch.autograd.gradcheck(scan, tuple(leaves.values()))
 
 
+PRINTED = Momentum(normalised=False)
+
+
 def test_chunk_size_1_is_the_online_rule_of_a_matrix_memory() -> None:
     """Titans, eq. 13-15, written out with the closed gradient 2 kᵀ(kW - v)."""
-    p = problem(Matrix(), length=30, chunk_size=1, normalised=False, retention=Forgetting(towards="zero"))
+    p = problem(Matrix(), length=30, chunk_size=1, learning=PRINTED, retention=Forgetting(towards="zero"))
     assert p.eta is not None
     W, S, rows = p.initial[0].expand(2, -1, -1, -1), torch.zeros(2, *p.initial[0].shape, dtype=torch.float64), []
     for t in range(30):
@@ -292,7 +335,7 @@ def test_chunk_size_1_is_the_online_rule_of_a_matrix_memory() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_chunk_size_1_is_the_online_rule_of_an_mlp(depth: int, norm: bool) -> None:
     """The same rule with the memory as a torch function and its gradient by autograd, token by token."""
-    p = problem(MLP(depth=depth, norm=norm), length=20, chunk_size=1, normalised=False, size=(1, 1, 4, 3))
+    p = problem(MLP(depth=depth, norm=norm), length=20, chunk_size=1, learning=PRINTED, size=(1, 1, 4, 3))
     assert p.eta is not None
     initial = [w[0] for w in p.initial]
 
@@ -402,26 +445,29 @@ def test_a_memory_that_neither_learns_nor_forgets_stays_as_it_is(structure: Laye
 
 @pytest.mark.parametrize("retention", EVERY_RETENTION, ids=named)
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
-def test_gates_at_the_ends_of_their_range_are_exact(structure: Layers, retention: Forgetting) -> None:
+def test_gates_at_the_ends_of_their_range_are_exact(structure: Layers, retention: Retention) -> None:
     """α of 0 and 1 and η of 0 have no finite log, yet values and gradients are those of the recurrence."""
     ours, theirs = (problem(structure, length=40, chunk_size=16, retention=retention) for _ in range(2))
     with torch.no_grad():
         for p in (ours, theirs):
             assert p.eta is not None
-            p.alpha[:, :, ::5], p.alpha[:, :, 3::7] = 0, 1
-            p.alpha[:, :, 20:22] = 1  # twice in a row
+            if p.alpha is not None:
+                p.alpha[:, :, ::5], p.alpha[:, :, 3::7] = 0, 1
+                p.alpha[:, :, 20:22] = 1  # twice in a row
             p.eta[:, :, ::3], p.eta[:, :, 10:12] = 0, 0
     same(ours, ours.run(), theirs, theirs.run((), ("reference",)))
 
 
-def test_alpha_1_clears_the_memory() -> None:
-    for retention in EVERY_RETENTION:
-        p = problem(MLP(), length=9, chunk_size=4, begin="open", momentum=False, retention=retention)
-        p = p._replace(theta=torch.zeros_like(p.theta), alpha=torch.ones_like(p.alpha))
-        found = p.run()
-        for level, first in enumerate(p.initial):
-            left = first.expand(2, *first.shape) if retention.towards == "initial" else torch.zeros(1)
-            torch.testing.assert_close(found[f"weights.{level}"] - left, torch.zeros_like(found[f"weights.{level}"]))
+@pytest.mark.parametrize("retention", [r for r in EVERY_RETENTION if r.gated], ids=named)
+def test_alpha_1_clears_the_memory(retention: Retention) -> None:
+    """What is carried is that of the start again, or zero; the memory is its link."""
+    p = problem(MLP(), length=9, chunk_size=4, begin="open", momentum=False, retention=retention)
+    p = p._replace(theta=torch.zeros_like(p.theta), alpha=torch.ones_like(p.q[..., 0]))
+    found = p.run()
+    for level, first in enumerate(p.initial):
+        left = first if retention.returns else torch.zeros_like(first)
+        cleared = retention.link(left, first).expand(2, *first.shape)
+        torch.testing.assert_close(found[f"weights.{level}"], cleared, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -473,6 +519,14 @@ def test_a_call_of_no_tokens_changes_nothing(backend: Backend) -> None:
         ({"structure": MLP(norm=True)}, r"needs keys and values of one width, got 4 and 3"),
         ({"chunk_size": 0}, r"chunk_size must be at least 1, got 0"),
         ({"gates": "chunk"}, r"gates by chunk need read='start'"),
+        ({"alpha": None}, r"Forgetting\(.*has a forgetting gate: alpha must be given"),
+        ({"retention": NoRetention()}, r"NoRetention\(.*has no forgetting gate: alpha must be None"),
+        ({"learning": GradientDescent()}, r"GradientDescent\(.*has no momentum: eta must be None"),
+        ({"learning": Orthogonalised()}, r"Orthogonalised\(.*needs read='start'"),
+        (
+            {"retention": Lq(), "state": initial_state((torch.zeros(2, 4, 8), torch.zeros(2, 8, 3)), 2)},
+            r"state was not made with Lq\(.*accumulator must be given",
+        ),
         ({"state": initial_state((torch.zeros(2, 4, 3),), 2)}, r"state holds memories of shape \[\(2, 2, 4, 3\)\]"),
         ({"backend": "triton"}, r"backend must be auto or one of reference, chunked, got 'triton'"),
     ],
@@ -483,6 +537,49 @@ def test_what_does_not_fit_is_explained(wrong: dict[str, Any], message: str) -> 
     call = {name: getattr(p, name) for name in ("q", "k", "v", "theta", "alpha", "eta", "initial", "gain", "state")}
     with pytest.raises(ValueError, match=message):
         memory_scan(**(call | p.settings | wrong))
+
+
+def test_the_memory_of_a_retention_is_its_link_at_each_chunk_s_end_alone() -> None:
+    """Section 5.4 of MIRAS: within a chunk the recurrence of the weights is linear, from the link on."""
+    p = problem(Matrix(), length=12, chunk_size=6, retention=KL(towards="zero"), momentum=False)
+    (first,), retention = p.initial, p.settings["retention"]
+    k, theta, alpha = p.k, p.theta[..., None, None], p.alpha[..., None, None]  # type: ignore[index]
+    A = first.expand(2, *first.shape)
+    W = start = retention.link(A, first)
+    rows = []
+    for t in range(12):
+        step = k[:, :, t, None]
+        bearing = step.square().sum(-1, keepdim=True).clamp(min=1)
+        gradient = theta[:, :, t] / bearing * 2 * step.mT @ (step @ start - p.v[:, :, t, None])
+        A, W = (1 - alpha[:, :, t]) * A - gradient, (1 - alpha[:, :, t]) * W - gradient
+        if t % 6 == 5:
+            W = start = retention.link(A, first)
+        rows.append(p.q[:, :, t, None] @ W)
+    printed = {"y": torch.cat(rows, 2), "weights.0": W, "accumulator.0": A}
+    for backend in BACKENDS:
+        found = p.run((3, 6), (backend,))
+        assert largest_error({name: found[name] for name in printed}, printed)[0] < EXACT
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("momentum", [True, False])
+def test_an_orthogonalised_chunk_moves_the_memory_once(momentum: bool, backend: Backend) -> None:
+    """Polar factor of the chunk's sum by its singular values, as far as five Newton-Schulz steps reach."""
+    learning = Orthogonalised(momentum=momentum, step=0.5, normalised=False)
+    p = problem(Matrix(), length=24, chunk_size=12, learning=learning, retention=NoRetention())
+    found = p.run((5, 17), (backend,))
+    W, S = p.initial[0].expand(2, -1, -1, -1), torch.zeros(2, *p.initial[0].shape, dtype=torch.float64)
+    rows = []
+    for chunk in range(2):
+        q, k, v, theta = (x[:, :, 12 * chunk : 12 * chunk + 12] for x in (p.q, p.k, p.v, p.theta))
+        rows.append(q @ W)
+        past = 0 if p.eta is None else p.eta[:, :, 12 * chunk : 12 * chunk + 12].mean(2)[..., None, None]
+        S = past * S - (theta[..., None] * k).mT @ (2 * (k @ W - v))
+        values = torch.linalg.svdvals(learning.move(S))
+        assert values.min() > 0.5 * 0.6 and values.max() < 0.5 * 1.2
+        W = W + learning.move(S)
+    printed = {"y": torch.cat(rows, 2), "weights.0": W}
+    assert largest_error({name: found[name] for name in printed}, printed)[0] < EXACT
 
 
 def test_a_state_of_another_chunk_size_is_explained() -> None:
@@ -502,6 +599,8 @@ def repeated(
     tokens: int,
     normalised: bool = True,
     bias: Bias | None = None,
+    retention: Retention | None = None,
+    learning: Learning | None = None,
 ) -> Tensor:
     """Norm of the weights over their start, (4 streams, after every 32 chunks), under the largest allowed step.
 
@@ -510,26 +609,32 @@ def repeated(
     g, D = torch.Generator().manual_seed(1), 8
     keys = unit(8, D, generator=g, dtype=torch.float32)
     values = 8 * unit(8, D, generator=g, dtype=torch.float32)
-    initial = tuple(torch.randn(1, *s, generator=g) / s[0] ** 0.5 for s in structure.sizes(D, D))
+    retention, learning = retention or Forgetting(), learning or Momentum(normalised=normalised)
+    initial = tuple(retention.start(torch.randn(1, *s, generator=g) / s[0] ** 0.5) for s in structure.sizes(D, D))
     gain = torch.full((1, D), D**-0.5) if structure.norm else None
     t = torch.arange(tokens)
     which = torch.stack(
         [0 * t, t % 3, torch.where(t < tokens // 2, 0, t % 8), torch.randint(8, (tokens,), generator=g)]
     )[:, None]
     theta, past = torch.full(which.shape, step * (1 - eta) / chunk_size), torch.full(which.shape, eta)
-    forget, state, norms = torch.full(which.shape, alpha), None, []
-    start = torch.stack([w.square().sum() for w in initial]).sum().sqrt()
+    forget, norms = torch.full(which.shape, alpha), []
+    state = initial_state(initial, 4, retention=retention, learning=learning)
+    start = torch.stack([w[0].square().sum() for w in state.weights]).sum().sqrt()
     with torch.no_grad():
         for part in torch.arange(tokens).split(32 * chunk_size):
-            k, v, *gates = (x[:, :, part] for x in (keys[which], values[which], theta, forget, past))
+            k, v, theta_, alpha_, eta_ = (x[:, :, part] for x in (keys[which], values[which], theta, forget, past))
             _, state = memory_scan(
-                *(k, k, v, *gates),
+                *(k, k, v, theta_),
+                alpha_ if retention.gated else None,
+                eta_ if learning.momentum else None,
                 initial=initial,
                 gain=gain,
                 structure=structure,
                 bias=bias,
-                normalised=normalised,
+                retention=retention,
+                learning=learning,
                 chunk_size=chunk_size,
+                read="start" if learning.at_chunk_end else "after",
                 state=state,
             )
             squares = torch.stack([w.square().sum((1, 2, 3)) for w in state.weights])
@@ -545,8 +650,10 @@ def test_repeated_keys_with_large_values_do_not_overshoot(structure: Layers, eta
     tokens = 1_000 if chunk_size == 1 else 200 * chunk_size
     norms = repeated(structure, step=1.0, eta=eta, alpha=0.018, chunk_size=chunk_size, tokens=tokens)
     assert norms.isfinite().all()
-    # online a matrix memory fits eight values of norm 8 to eight keys that are far from orthogonal: 12.5 measured
-    assert norms.max() < (16 if chunk_size == 1 else 3)
+    # online a matrix memory fits eight values of norm 8 to eight keys that are far from orthogonal: 12.5 measured;
+    # a weight a channel fits one key by w_i = v_i / k_i, large where the key is small: 33 and 8.1 measured
+    limits = (40, 10) if isinstance(structure, Vector) else (16, 3)
+    assert norms.max() < limits[chunk_size > 1]
     assert norms.min() > 0.5
 
 
@@ -582,3 +689,38 @@ def test_no_bias_overshoots_under_the_normalised_step(bias: Bias) -> None:
 def test_without_it_those_without_a_bound_break_an_mlp(bias: Bias) -> None:
     norms = repeated(MLP(), step=1.0, eta=0.9, alpha=0.018, chunk_size=32, tokens=6_400, bias=bias, normalised=False)
     assert not norms[:, -1].isfinite().any()
+
+
+SURVIVORS = pytest.mark.parametrize(
+    ("structure", "learning"),
+    [(s, lr()) for s in (*(structure() for structure in STRUCTURES), MLP(norm=True)) for lr in LEARNING],
+    ids=named,
+)
+
+
+@SURVIVORS
+@pytest.mark.parametrize("retention", EVERY_RETENTION, ids=named)
+def test_every_retention_survives_repeated_keys(structure: Layers, learning: Learning, retention: Retention) -> None:
+    """One key, period 3, a change of keys, eight keys; values of norm 8: nothing blows up or vanishes.
+
+    A printed `Lq` gets small where its accumulator is large, forgetting to zero fades under a norm (0.03 measured), and
+    a weight a channel grows where its key is small (44 measured).
+    """
+    norms = repeated(
+        structure, step=1.0, eta=0.5, alpha=0.018, chunk_size=32, tokens=2_048, retention=retention, learning=learning
+    )
+    assert norms.isfinite().all() and norms.max() < 60 and norms.min() > 0.02
+
+
+@pytest.mark.soak
+@SURVIVORS
+@pytest.mark.parametrize("retention", [retention() for retention in RETENTIONS], ids=named)
+def test_every_retention_survives_100_000_repeated_keys(
+    structure: Layers, learning: Learning, retention: Retention
+) -> None:
+    """As they are by default. With no retention an orthogonalised update of constant size wanders on under a norm."""
+    norms = repeated(
+        structure, step=1.0, eta=0.5, alpha=0.018, chunk_size=32, tokens=102_400, retention=retention, learning=learning
+    )
+    assert norms.isfinite().all() and norms.min() > 0.3
+    assert norms.max() < (1_000 if learning.at_chunk_end and not retention.gated else 60)

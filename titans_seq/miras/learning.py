@@ -27,8 +27,8 @@ class Learning(Choice):
 
     def theta(self, gate: Tensor, eta: Tensor | None, chunk_size: int) -> Tensor:
         """Step θ from a gate in (0, 1): inside the bound under which C equal tokens cannot overshoot."""
-        bound = gate * (self.step / chunk_size)
-        return bound if eta is None else bound * (1 - eta)
+        bound = self.step / chunk_size
+        return bound * gate if eta is None else bound * (1 - eta) * gate
 
     def move(self, update: Tensor) -> Tensor:
         """What a chunk's summed update (..., d_in, d_out) adds to the memory, where it moves at the chunk's end."""

@@ -55,12 +55,12 @@ class Retention(Choice):
         return carried
 
     def start(self, memory: Tensor) -> Tensor:
-        """What is carried at first so that its link is ``memory``, or of its norm where link cannot be that."""
+        """What is carried at first for ``memory`` to be the weights, or weights of its norm where link has no such."""
         return memory
 
 
 class NoRetention(Retention):
-    r"""Nothing is forgotten, $W_t = W_{t-1} + S_t$: the local part $\frac{1}{2\theta} \lVert W - W_{t-1} \rVert^2$ alone.
+    r"""Nothing is forgotten, $W_t = W_{t-1} + S_t$: L2 local, $\frac{1}{2\theta} \lVert W - W_{t-1} \rVert^2$, alone.
 
     Linear attention, DeltaNet and TTT have this one; no gate α is made.
     """
@@ -141,7 +141,8 @@ class KL(Gated):
     $\mathrm{KL}(W, W_{init})$. A slice is what one output takes of the inputs, a column of a weight.
 
     ``signed``: $W = W^+ - W^-$, two simplices of which the second moves up the slope (exponentiated gradient ±).
-    They begin with opposite logits and keep them so: $W = c\, (\mathrm{softmax}(\Lambda) - \mathrm{softmax}(-\Lambda))$.
+    They begin with opposite logits and keep them so:
+    $W = c\, (\mathrm{softmax}(\Lambda) - \mathrm{softmax}(-\Lambda))$.
 
     The paper's lag token (eq. 30) is not needed: it keeps the logarithm and the softmax of one chunk's end from
     cancelling, and here no logarithm is taken.
@@ -163,7 +164,7 @@ class KL(Gated):
         return self._mass(carried) * (up - (-carried).softmax(-2) if self.signed else up)
 
     def start(self, memory: Tensor) -> Tensor:
-        """Logits that link to the memory to first order when signed; else small ones, since no column can be smaller."""
+        """Logits of the memory to first order when signed; else small ones, since no column can be smaller."""
         d_in = memory.shape[-2]
         return memory * (d_in / self._mass(memory) if self.signed else math.sqrt(d_in)) / 2
 
@@ -171,10 +172,11 @@ class KL(Gated):
 class ElasticNet(Gated):
     r"""Elastic net, local form: what is carried is soft-thresholded (MIRAS, eq. 22).
 
-    $W_t = S_\gamma((1-\alpha_t) W_{t-1} - \theta_t \nabla\ell)$ with $S_\gamma(z) = \mathrm{sign}(z) \max(0, |z| - \gamma)$,
-    the least of $\langle W, \nabla\ell \rangle + \frac{1-\alpha}{2\theta} \lVert W - W_{t-1} \rVert^2
-    + \frac{\alpha}{2\theta} \lVert W \rVert^2 + \frac{\gamma}{\theta} \lVert W \rVert_1$. The paper's γ is a product of
-    its gates; here it is a number, what a weight loses a chunk. The threshold is the exact one, not its arctan.
+    $W_t = S_\gamma((1-\alpha_t) W_{t-1} - \theta_t \nabla\ell)$ with
+    $S_\gamma(z) = \mathrm{sign}(z) \max(0, |z| - \gamma)$, the least of $\langle W, \nabla\ell \rangle
+    + \frac{1-\alpha}{2\theta} \lVert W - W_{t-1} \rVert^2 + \frac{\alpha}{2\theta} \lVert W \rVert^2
+    + \frac{\gamma}{\theta} \lVert W \rVert_1$. The paper's γ is a product of its gates; here it is a number, what a
+    weight loses a chunk. The threshold is the exact one, not its arctan.
     """
 
     kind: Literal["elastic_net"] = "elastic_net"
@@ -189,8 +191,9 @@ class ElasticNetFTRL(Retention):
     r"""Elastic net, as follow the regularised leader: the weights are thresholded, what is carried is not (eq. 23).
 
     $A_t = A_{t-1} - \theta_t \nabla\ell$ and $W_t = S_\gamma(A_t)$, the least of
-    $\sum_{s \le t} \theta_s \langle W, \nabla\ell_s \rangle + \frac{1}{2} \lVert W \rVert^2 + \gamma \lVert W \rVert_1$ (the
-    paper lacks the one half that makes it so). A weight that was lost comes back when enough has been said for it.
+    $\sum_{s \le t} \theta_s \langle W, \nabla\ell_s \rangle + \frac{1}{2} \lVert W \rVert^2
+    + \gamma \lVert W \rVert_1$ (the paper lacks the one half that makes it so). A weight that was lost comes back
+    when enough has been said for it.
     """
 
     kind: Literal["elastic_net_ftrl"] = "elastic_net_ftrl"

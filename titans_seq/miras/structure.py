@@ -109,7 +109,7 @@ class Layers(Choice):
         return torch.baddbmm(onto, scores, errors)
 
     def outer(self, onto: Tensor, x: Tensor, errors: Tensor) -> Tensor:
-        r"""Gradient $\sum_s x_s^\top G_s$ of a layer from its inputs and errors, added to ``onto`` (B H, d_in, d_out)."""
+        r"""Gradient $\sum_s x_s^\top G_s$ of a layer from inputs and errors, added to ``onto`` (B H, d_in, d_out)."""
         return torch.baddbmm(onto, x.mT, errors)
 
     def squares(self, x: Tensor, errors: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class ScanRule(NamedTuple):
     """What the memory is and how it moves: all that does not depend on the token."""
 
     initial: Weights  # A_init, what is carried at first
-    resting: Weights  # M_init, its link: the same weights where that is the identity
+    resting: Weights  # M_init, see `at_rest`
     gain: Tensor | None
     structure: Layers
     bias: Bias
@@ -66,6 +66,11 @@ def linked(retention: Retention, carried: Weights, initial: Weights) -> Weights:
     return tuple(retention.link(a, first) for a, first in zip(carried, initial, strict=True))
 
 
+def at_rest(retention: Retention, initial: Weights) -> Weights:
+    """Weights M_init of what is carried at first: itself, where the weights are what is carried."""
+    return linked(retention, initial, initial) if retention.accumulates else initial
+
+
 def initial_state(
     initial: Weights,
     batch: int,
@@ -83,7 +88,7 @@ def initial_state(
     retention = retention or Forgetting()
     initial = tuple(w.to(dtype) for w in initial)
     carried, weights = (
-        tuple(w.expand(batch, *w.shape) for w in group) for group in (initial, linked(retention, initial, initial))
+        tuple(w.expand(batch, *w.shape) for w in group) for group in (initial, at_rest(retention, initial))
     )
     none = tuple(torch.zeros_like(w) for w in weights)
     return ScanState(
@@ -140,9 +145,7 @@ def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None)
     if gates == "chunk" and rule.read != "start":
         raise ValueError("gates by chunk need read='start': what a chunk's tokens write is known at its end.")
     if rule.learning.at_chunk_end and rule.read != "start":
-        raise ValueError(
-            f"{rule.learning!r} needs read='start': what a chunk's tokens write is known at its end."
-        )
+        raise ValueError(f"{rule.learning!r} needs read='start': what a chunk's tokens write is known at its end.")
     if state is not None and [tuple(w.shape) for w in state.weights] != [(B, *size) for size in sizes]:
         raise ValueError(
             f"state holds memories of shape {[tuple(w.shape) for w in state.weights]}, "
@@ -248,7 +251,7 @@ def memory_scan(
     initial = tuple(w.to(dtype) for w in initial)
     rule = ScanRule(
         initial,
-        linked(retention, initial, initial),
+        at_rest(retention, initial),
         None if gain is None else gain.to(dtype)[:, None, :],
         structure,
         bias or L2(),
@@ -262,7 +265,7 @@ def memory_scan(
     scan = _backend(backend)
     with torch.autocast(q.device.type, enabled=False):
         state = state or initial_state(initial, q.shape[0], dtype, retention=retention, learning=learning)
-        y, state = (_by_chunk(scan, inputs, rule, state) if gates == "chunk" else scan(inputs, rule, state))
+        y, state = _by_chunk(scan, inputs, rule, state) if gates == "chunk" else scan(inputs, rule, state)
     if surprise is not None:
         empty = inputs.q.new_zeros(*rows[:2], 0)
         surprise.append(torch.cat([empty, *(rule.surprise or ())], -1))

@@ -226,16 +226,27 @@ def _one_axis(weights: Weights) -> Weights:
     return tuple(w.flatten(0, 1) for w in weights)
 
 
+def _two_axes(weights: Weights, B: int, H: int) -> Weights:
+    """And back."""
+    return tuple(w.unflatten(0, (B, H)) for w in weights)
+
+
 def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
     """Run the scan chunk by chunk; shapes and meaning as in the front door."""
     B, H, T, _ = x.q.shape
     found = rule.surprise
     surprise: list[Tensor] = []
-    initial, resting = (_one_axis(tuple(w.expand(B, *w.shape) for w in group)) for group in (rule.initial, rule.resting))
+    initial = _one_axis(tuple(w.expand(B, *w.shape) for w in rule.initial))
+    resting = initial
+    if rule.retention.accumulates:
+        resting = _one_axis(tuple(w.expand(B, *w.shape) for w in rule.resting))
     gain = None if rule.gain is None else rule.gain.repeat(B, 1, 1)
     rule = rule._replace(initial=initial, resting=resting, gain=gain, surprise=None if found is None else surprise)
-    groups = (getattr(state, name) for name in Carried._fields)
-    now = Carried(*(None if group is None else _one_axis(group) for group in groups))
+    if state.offset == 0:
+        state = state._replace(start=state.weights)
+    start, weights, momentum = (_one_axis(group) for group in state[:3])
+    beside = (None if group is None else _one_axis(group) for group in (state.accumulator, state.pending))
+    now = Carried(start, weights, momentum, *beside)
     offset, rows = state.offset, []
     runs = list(_runs(offset, T, rule.chunk_size))
     blocks = zip(*(_chunks_first(tensor, runs) for tensor in x), strict=True)
@@ -262,8 +273,6 @@ def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor
     if found is not None and surprise:
         found.append(torch.cat(surprise, -1).unflatten(0, (B, H)))
     y = torch.cat(rows, 1).unflatten(0, (B, H)) if rows else x.v
-    after = {
-        name: None if group is None else tuple(w.unflatten(0, (B, H)) for w in group)
-        for name, group in now._asdict().items()
-    }
-    return y, state._replace(**after, offset=offset)
+    start, weights, momentum = (_two_axes(group, B, H) for group in now[:3])
+    accumulator, pending = (None if group is None else _two_axes(group, B, H) for group in now[3:])
+    return y, ScanState(start, weights, momentum, offset, state.waiting, accumulator, pending)

@@ -63,13 +63,21 @@ def _write(now: ScanState, gradient: Weights, x: ScanInputs, t: int, rule: ScanR
 
 def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
     """Run the scan token by token; shapes and meaning as in the front door."""
-    now, rows = state, []
+    now, rows = (state if state.offset else state._replace(start=state.weights)), []
     for t in range(x.q.shape[2]):
         before, now = now, _write(now, _gradient(now.start, x, t, rule), x, t, rule)
         read = {"after": now.weights, "before": before.weights, "start": before.start}[rule.read]
         rows.append(rule.structure.read(read, x.q[:, :, t : t + 1], rule.gain))
     if not torch.is_grad_enabled():
-        names = ("start", "weights", "momentum", "accumulator", "pending")
-        groups = {name: group for name in names if (group := getattr(now, name)) is not None}
-        now = now._replace(**{name: tuple(w.detach() for w in group) for name, group in groups.items()})
+        now = now._replace(
+            start=_detached(now.start),
+            weights=_detached(now.weights),
+            momentum=_detached(now.momentum),
+            accumulator=None if now.accumulator is None else _detached(now.accumulator),
+            pending=None if now.pending is None else _detached(now.pending),
+        )
     return torch.cat(rows, 2) if rows else x.v, now
+
+
+def _detached(weights: Weights) -> Weights:
+    return tuple(w.detach() for w in weights)
