@@ -16,9 +16,9 @@ from titans_seq.errors import ModelError
 from titans_seq.memory import CausalConv, MemoryConfig, NeuralMemory
 from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
 from titans_seq.miras.bias import BIASES, Huber, HuberSwitch, Robust
-from titans_seq.miras.learning import LEARNING, Momentum
-from titans_seq.miras.retention import RETENTIONS, Forgetting
-from titans_seq.miras.structure import MLP, STRUCTURES
+from titans_seq.miras.learning import LEARNING, GradientDescent, Momentum, Orthogonalised
+from titans_seq.miras.retention import KL, RETENTIONS, Forgetting, NoRetention, RowNorm
+from titans_seq.miras.structure import MLP, STRUCTURES, Matrix
 from titans_seq.ops.memory_scan import memory_scan
 
 WIDTH, HEADS = 8, 2
@@ -30,7 +30,15 @@ CONFIGS = [
     MemoryConfig(bias=Robust(delta="learned"), chunk_size=8),
     MemoryConfig(bias=HuberSwitch(delta="token"), gates="chunk", read="start", chunk_size=8),
     *(MemoryConfig(retention=retention(), chunk_size=8) for retention in RETENTIONS),
-    *(MemoryConfig(learning=learning(normalised=False), chunk_size=8) for learning in LEARNING),
+    *(
+        MemoryConfig(
+            learning=learning(normalised=False), chunk_size=8, read="start" if learning.at_chunk_end else "after"
+        )
+        for learning in LEARNING
+    ),
+    MemoryConfig(retention=NoRetention(), learning=GradientDescent(), gates="chunk", read="start", chunk_size=8),
+    MemoryConfig(retention=RowNorm(), learning=Orthogonalised(step=0.1), read="start", chunk_size=16),
+    MemoryConfig(retention=KL(signed=True), structure=Matrix(), chunk_size=4, read="before"),
     MemoryConfig(structure=MLP(norm=True, depth=3, activation="silu"), chunk_size=5, read="before"),
     MemoryConfig(retention=Forgetting(towards="zero"), chunk_size=1, conv=1),
     MemoryConfig(gates="chunk", read="start", chunk_size=8),
@@ -69,19 +77,25 @@ def test_the_memory_is_its_equations(config: MemoryConfig) -> None:
         mixed = F.conv1d(padded, memory.conv.weight.T[:, None], groups=3 * WIDTH).mT
     mixed = F.silu(mixed)
     q, k, v = (heads(part) for part in mixed.split(WIDTH, -1))
-    step, forget, *past = heads(memory.gates(x)).sigmoid().unbind(-1)
-    eta = past[0] if config.learning.momentum else None
+    step, *rest = heads(memory.gates(x)).sigmoid().unbind(-1)
+    alpha = rest.pop(0) if config.retention.gated else None
+    eta = rest.pop(0) if config.learning.momentum else None
     theta = config.learning.step * step / config.chunk_size * (1 if eta is None else 1 - eta)
+    if config.learning.at_chunk_end:
+        theta = step
+    assert not rest
     delta = None
     if memory.delta is not None:
         logits = memory.delta.bias + (0 if memory.delta.weight is None else x @ memory.delta.weight.T)
         delta = (1 + logits.exp()).log().expand(2, 30, HEADS).transpose(1, 2)
     read, _ = memory_scan(
-        *(q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True), v, theta, forget, eta, delta),
+        *(q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True), v, theta, alpha, eta, delta),
         initial=tuple(memory.initial),
         gain=memory.gain,
-        normalised=config.learning.normalised,
-        **{name: getattr(config, name) for name in ("structure", "bias", "retention", "chunk_size", "read", "gates")},
+        **{
+            name: getattr(config, name)
+            for name in ("structure", "bias", "retention", "learning", "chunk_size", "read", "gates")
+        },
     )
     read = read / (read.square().mean(-1, keepdim=True) + 1e-6).sqrt() * memory.norm[:, None]
     y = memory.out(read.transpose(1, 2).flatten(2) * F.silu(memory.out_gate(x)))
@@ -170,16 +184,32 @@ def test_what_is_written_can_be_read(config: MemoryConfig) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("retention", RETENTIONS)
 @pytest.mark.parametrize("learning", LEARNING)
-def test_gates_are_inside_their_bounds(learning: type[Any], dtype: torch.dtype, scale: float) -> None:
-    config = MemoryConfig(learning=learning(step=0.7), chunk_size=16)
+def test_gates_are_inside_their_bounds(
+    learning: type[Any], retention: type[Any], dtype: torch.dtype, scale: float
+) -> None:
+    config = MemoryConfig(learning=learning(step=0.7), retention=retention(), chunk_size=16, read="start")
     memory = NeuralMemory(WIDTH, HEADS, config).to(dtype)
     theta, alpha, eta = memory.gate_values(scale * torch.randn(3, 50, WIDTH, dtype=dtype))
-    assert theta.shape == alpha.shape == (3, HEADS, 50) and (eta is not None) == learning.momentum
+    assert (alpha is not None) == config.retention.gated and (eta is not None) == config.learning.momentum
+    assert theta.shape == (3, HEADS, 50) and {gate.shape for gate in (alpha, eta) if gate is not None} <= {theta.shape}
     past = torch.zeros_like(theta) if eta is None else eta
-    bound = 0.7 * (1 - past) / 16
+    bound = torch.ones_like(theta) if learning.at_chunk_end else 0.7 * (1 - past) / 16
     assert (theta >= 0).all() and (theta <= bound * (1 + torch.finfo(dtype).eps)).all()
-    assert (alpha >= 0).all() and (alpha <= 1).all() and (past >= 0).all() and (past <= 1).all()
+    assert all(((gate >= 0) & (gate <= 1)).all() for gate in (alpha, eta) if gate is not None)
+
+
+@pytest.mark.parametrize("retention", RETENTIONS)
+def test_a_memory_begins_with_the_norms_of_an_ordinary_one(retention: type[Any]) -> None:
+    """A softmax of one sign has no column below its uniform one; a last layer is small beside it, at 0.1."""
+    torch.manual_seed(3)
+    ordinary = NeuralMemory(256, 4, MemoryConfig()).initial_state(1).scan.weights
+    torch.manual_seed(3)
+    found = NeuralMemory(256, 4, MemoryConfig(retention=retention())).initial_state(1).scan.weights
+    for level, (w, w0) in enumerate(zip(found, ordinary, strict=True)):
+        most = 11 if level and retention is KL else 1.25
+        assert 0.8 < w.norm() / w0.norm() < most
 
 
 def test_gates_begin_where_the_docstring_says() -> None:
@@ -267,6 +297,14 @@ def test_config_round_trip() -> None:
         MemoryConfig.model_validate({"chunksize": 8})
     with pytest.raises(ValidationError, match="kind"):
         MemoryConfig.model_validate({"structure": {"kind": "tensor"}})
+
+
+@pytest.mark.parametrize("wrong", [{"gates": "chunk"}, {"learning": {"kind": "orthogonalised"}}], ids=str)
+def test_what_writes_at_a_chunk_s_end_is_read_at_its_start(wrong: dict[str, Any]) -> None:
+    for read in ("after", "before"):
+        with pytest.raises(ValidationError, match=r"needs? read: start, since what a chunk writes is known at its end"):
+            MemoryConfig.model_validate(wrong | {"read": read})
+    assert MemoryConfig.model_validate(wrong | {"read": "start"}).read == "start"
 
 
 # the state as a file

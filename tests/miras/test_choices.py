@@ -40,6 +40,11 @@ def test_a_choice_cannot_be_changed(union: Any, choice: Choice) -> None:
         choice.kind = "other"  # type: ignore[attr-defined]
 
 
+@every_choice
+def test_a_choice_says_where_it_acts(union: Any, choice: Any) -> None:
+    assert choice.acts.strip() and "\n" not in choice.acts
+
+
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("learning", LEARNING)
 def test_a_step_that_is_no_step_is_refused(learning: type[Learning], step: float) -> None:

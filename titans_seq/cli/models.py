@@ -1,11 +1,14 @@
 """``titans-seq models``: backbones, configs and checkpoints."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from titans_seq.cli.command import command
+
+if TYPE_CHECKING:
+    from titans_seq.backbone import BackboneConfig
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -58,7 +61,12 @@ def show(
     if name in names("configs") and name not in shipped():
         backbone = BackboneConfig.model_validate(load_backbone_config(name))
         count = parameters(backbone, LanguageModel())
-        return {"config": name, "parameters_as_language_model": count, "backbone": backbone.model_dump(mode="json")}
+        return {
+            "config": name,
+            "parameters_as_language_model": count,
+            "backbone": backbone.model_dump(mode="json"),
+            "memory_acts": _acts(backbone),
+        }
     folder, backbone, task = load_config(name)
     built = load(name, "cpu")
     return {
@@ -66,4 +74,10 @@ def show(
         "parameters": sum(p.numel() for p in built.parameters()),
         "task": task.model_dump(mode="json"),
         "backbone": backbone.model_dump(mode="json"),
+        "memory_acts": _acts(backbone),
     }
+
+
+def _acts(backbone: "BackboneConfig") -> dict[str, str]:
+    """Where learning and the non-linear part of retention act."""
+    return {"learning": backbone.memory.learning.acts, "retention": backbone.memory.retention.acts}

@@ -20,6 +20,7 @@ class Learning(Choice):
 
     momentum: ClassVar[bool]  # whether there is a gate η
     at_chunk_end: ClassVar[bool] = False  # whether the memory moves once a chunk, by ``move`` of the summed update
+    acts: ClassVar[str] = "at every token, by gradients at its chunk's start"  # where it acts, for people
     step: float = Field(default=1.0, gt=0, description="κ of the bound θ ≤ κ(1-η)/C.")
     normalised: bool = Field(
         default=True, description="Divide a token's error by the largest step its own Jacobian bears, where above 1."
@@ -64,6 +65,7 @@ class Orthogonalised(Learning):
 
     kind: Literal["orthogonalised"] = "orthogonalised"
     at_chunk_end: ClassVar[bool] = True
+    acts: ClassVar[str] = "at each chunk's end: one orthogonalised update of all its tokens"
     momentum: bool = Field(default=True, description="Carry the summed update on, by the mean η of a chunk.")  # type: ignore[misc]
     step: float = Field(default=1.0, gt=0, description="κ, about the largest singular value of a chunk's update.")
 

@@ -75,6 +75,11 @@ def _normalise(f: Tensor) -> tuple[Tensor, Tensor]:
     return centred * scale, scale
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b; of three axes without matmul's look at shapes, which a small chunk feels."""
+    return torch.bmm(a, b) if a.ndim == b.ndim == 3 else a @ b
+
+
 class Layers(Choice):
     """A memory of linear layers: everything below follows from depth, activation and norm."""
 
@@ -98,11 +103,11 @@ class Layers(Choice):
 
     def through(self, x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
         """Rows (..., T, d_in) through one layer's weight: (..., T, d_out), added to ``onto`` (of three axes)."""
-        return x @ weight if onto is None else torch.baddbmm(onto, x, weight)
+        return _product(x, weight) if onto is None else torch.baddbmm(onto, x, weight)
 
     def scores(self, write: Tensor, q: Tensor, x: Tensor) -> Tensor:
         """What `recall` needs of the queries and the inputs that were written, however often: (..., T, T)."""
-        return write * (q @ x.mT)
+        return write * _product(q, x.mT)
 
     def recall(self, onto: Tensor, scores: Tensor, q: Tensor, x: Tensor, errors: Tensor) -> Tensor:
         r"""Read $\sum_s w_{ts}\, x_s^\top G_s$ with $q_t$, where no weight is formed: ``onto`` plus (B H, T, d_out)."""

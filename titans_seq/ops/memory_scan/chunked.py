@@ -185,12 +185,13 @@ def _chunk(
         bearing = structure.bearing(start, trace, rule.gain)
         step = step / rule.bias.burden(bearing, prediction, x.v, slope).clamp(min=1)
     errors = structure.errors(start, trace, step * slope, rule.gain)
-    after = _write(now, trace, errors, co, rule, closes)
 
     if at is None:
-        return structure.read(start, x.q, rule.gain), after
-    y = _read(x.q, at, trace.inputs, errors, rule, now.weights, now.momentum)
-    if closes and not rule.retention.linear and rule.read == "after":
+        y = structure.read(start, x.q, rule.gain)
+    else:
+        y = _read(x.q, at, trace.inputs, errors, rule, now.weights, now.momentum)
+    after = _write(now, trace, errors, co, rule, closes)
+    if closes and rule.read == "after" and not rule.retention.linear:
         last = structure.read(after.weights, x.q[:, -1:], rule.gain)
         y = torch.cat([y[:, :-1], last], 1)
     return y, after
