@@ -18,7 +18,7 @@ from titans_seq.errors import ModelError
 from titans_seq.memory import MemoryConfig, NeuralMemory
 from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
 from titans_seq.miras.bias import BIASES, L2, Bias
-from titans_seq.miras.structure import MLP, STRUCTURES
+from titans_seq.miras.structure import MLP, STRUCTURES, Vector
 from titans_seq.ops.memory_scan import ScanState, memory_scan
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, entries of order 1
@@ -229,9 +229,11 @@ def assert_survives(backbone: Backbone, stream: Tensor) -> None:
                     # keys that are nearly one with 387 times its start (their pseudo-inverse), and goes there slowly.
                     # The dot product knows no value that is large enough: 42 times, a root of the tokens, measured.
                     choices = block.mixer.memory.config
-                    # A weight a channel fits one key by v_i / k_i, large where the key is small: 532 measured.
+                    # A weight a channel fits a key by v_i / k_i, which has no bound where k_i is small: 1,378 times
+                    # measured, up to 3,295 in twelve seeds; that it is not led away from there, a law in tests/ops.
                     most = 10 if choices.bias.least_at_no_error else 80
-                    assert grown.max() < (most if choices.structure.depth > 1 else 1_000)
+                    shallow = 10_000 if isinstance(choices.structure, Vector) else 500
+                    assert grown.max() < (most if choices.structure.depth > 1 else shallow)
                     assert grown.min() > 0.2  # a memory that is absorbed goes to zero: 0.61 measured
         assert all(tensor.isfinite().all() for tensor in state_tensors(state).values())
         for block, layer, start in zip(backbone.blocks, state.layers, first.layers, strict=True):

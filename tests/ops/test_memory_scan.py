@@ -657,6 +657,34 @@ def test_repeated_keys_with_large_values_do_not_overshoot(structure: Layers, eta
     assert norms.min() > 0.5
 
 
+@pytest.mark.parametrize("momentum", [False, True])
+@pytest.mark.parametrize("chunk_size", [1, 32])
+def test_a_weight_a_channel_is_never_led_away_from_what_its_key_asks(chunk_size: int, momentum: bool) -> None:
+    """One key: no weight gets further from v_i / k_i, large where k_i is small; without momentum none passes it."""
+    g, D, T = torch.Generator().manual_seed(3), 8, 64 * chunk_size
+    k, v = unit(1, 4, 1, D, generator=g), 8 * unit(1, 4, 1, D, generator=g)
+    initial, eta = (torch.randn(4, D, 1, generator=g, dtype=torch.float64),), 0.27 if momentum else 0.0
+    gate = torch.ones(1, 4, chunk_size, dtype=torch.float64)
+    state, start, fit = None, initial[0][None], (v / k).mT
+    slack = 1e-9 * fit.abs()
+    for _ in range(T // chunk_size):
+        rows = (x.expand(1, 4, chunk_size, D) for x in (k, k, v))
+        _, state = memory_scan(
+            *rows,
+            (1 - eta) / chunk_size / 2 * gate,  # half of the largest step
+            None,
+            eta * gate if momentum else None,
+            initial=initial,
+            structure=Vector(),
+            retention=NoRetention(),
+            chunk_size=chunk_size,
+            state=state,
+        )
+        left = fit - state.weights[0]
+        assert (left.abs() <= (fit - start).abs() + slack).all()
+        assert momentum or (left * (fit - start).sign() >= -slack).all()
+
+
 @pytest.mark.parametrize("eta", [0.27, 0.9])
 @pytest.mark.parametrize("structure", [s for s in EVERY_STRUCTURE if s.depth > 1], ids=named)
 def test_twice_the_step_is_borne_by_memories_of_two_layers(structure: Layers, eta: float) -> None:
@@ -703,13 +731,13 @@ SURVIVORS = pytest.mark.parametrize(
 def test_every_retention_survives_repeated_keys(structure: Layers, learning: Learning, retention: Retention) -> None:
     """One key, period 3, a change of keys, eight keys; values of norm 8: nothing blows up or vanishes.
 
-    A printed `Lq` gets small where its accumulator is large, forgetting to zero fades under a norm (0.03 measured), and
-    a weight a channel grows where its key is small (44 measured).
+    Towards zero a memory under a norm fades (0.022 of its start measured), a printed `Lq` gets small where its
+    accumulator is large, and a weight a channel grows where its key is small (37 times measured).
     """
     norms = repeated(
         structure, step=1.0, eta=0.5, alpha=0.018, chunk_size=32, tokens=2_048, retention=retention, learning=learning
     )
-    assert norms.isfinite().all() and norms.max() < 60 and norms.min() > 0.02
+    assert norms.isfinite().all() and norms.max() < 60 and norms.min() > 0.01
 
 
 @pytest.mark.soak
@@ -718,9 +746,10 @@ def test_every_retention_survives_repeated_keys(structure: Layers, learning: Lea
 def test_every_retention_survives_100_000_repeated_keys(
     structure: Layers, learning: Learning, retention: Retention
 ) -> None:
-    """As they are by default. With no retention an orthogonalised update of constant size wanders on under a norm."""
+    """As they are by default. What nothing holds, an orthogonalised update of constant size drives on under a norm,
+    with the root of time: 71 times its start measured."""
     norms = repeated(
         structure, step=1.0, eta=0.5, alpha=0.018, chunk_size=32, tokens=102_400, retention=retention, learning=learning
     )
     assert norms.isfinite().all() and norms.min() > 0.3
-    assert norms.max() < (1_000 if learning.at_chunk_end and not retention.gated else 60)
+    assert norms.max() < (150 if learning.at_chunk_end and not retention.gated else 60)
