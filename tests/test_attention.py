@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans_seq.attention import Attention, rotate, rotation
+from titans_seq.attention import Attention
+from titans_seq.rotary import rotate, rotation
 
 B, H, WIDTH = 2, 2, 8
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, entries of order 1

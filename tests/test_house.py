@@ -28,8 +28,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # A room is a module or folder of the package. It imports rooms below it, and the named ones beside it.
 FLOORS = [
     {"errors", "files", "resources", "progress", "signals"},
-    {"miras", "ops"},
-    {"memory", "memory_state", "pieces", "attention", "embedding"},
+    {"miras", "ops", "rotary"},
+    {"memory", "delta_memory", "memory_state", "pieces", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
     {"training", "stream", "checkpoint", "data", "baselines"},
     {"run", "forecast", "genomics", "demo", "doctor", "bench", "recipe", "report"},
@@ -41,6 +41,7 @@ BESIDE = {
     "resources": {"errors"},
     "ops": {"miras"},
     "memory": {"memory_state", "pieces"},
+    "delta_memory": {"memory"},
     "pieces": {"memory_state"},
     "backbone": {"blocks"},
     "training": {"stream", "checkpoint", "data"},

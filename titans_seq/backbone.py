@@ -5,11 +5,12 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from titans_seq.blocks import MAC, MAG, Block, BlockConfig
+from titans_seq.blocks import MAC, MAG, Block, BlockConfig, Hybrid
 from titans_seq.embedding import Embedding, Nucleotides
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import MemoryState
 from titans_seq.miras.choice import Choice
+from titans_seq.miras.presets import with_preset
 from titans_seq.pieces import in_pieces
 
 
@@ -25,6 +26,12 @@ class BackboneConfig(Choice):
     memory: MemoryConfig = MemoryConfig()
     embedding: Embedding = Nucleotides()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        """``preset: NAME`` stands for block and memory of that named point; what is given beside comes over them."""
+        return with_preset(given, "backbone")
+
     @model_validator(mode="after")
     def _sizes_divide(self) -> "BackboneConfig":
         if self.width % (2 * self.heads):
@@ -36,6 +43,12 @@ class BackboneConfig(Choice):
             raise ValueError(
                 f"block.segment {self.block.segment} must be a multiple of memory.chunk_size {self.memory.chunk_size}"
             )
+        if isinstance(self.block, MAC) and self.memory.rope:
+            raise ValueError(
+                "block: mac asks a memory about rows it has not read, which have no place: set rope: false"
+            )
+        if isinstance(self.block, Hybrid) and self.depth < 2:
+            raise ValueError(f"block: hybrid has memory and attention in turn: depth {self.depth} must be 2 or more")
         return self
 
     @property
@@ -55,8 +68,8 @@ class Backbone(nn.Module):
         c = config
         self.embedding = c.embedding.build(c.width)
         self.blocks: Any = nn.ModuleList(
-            Block(c.width, c.heads, max(1, round(c.ffn * c.width)), c.dropout, c.block, c.memory)
-            for _ in range(c.depth)
+            Block(c.width, c.heads, max(1, round(c.ffn * c.width)), c.dropout, c.block.at(level), c.memory)
+            for level in range(c.depth)
         )
         self.norm = nn.RMSNorm(c.width, eps=1e-6)
 

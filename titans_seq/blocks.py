@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from titans_seq.attention import Attention
-from titans_seq.memory import MemoryConfig, NeuralMemory
+from titans_seq.delta_memory import build_memory
+from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import MemoryState
 from titans_seq.miras.choice import Choice
 
@@ -25,7 +26,7 @@ Window = Annotated[int, Field(ge=1, description="Rows that attention sees, the o
 class Mixer(nn.Module):
     """What all mixers share: persistent tokens, and where a stream begins."""
 
-    memory: Any  # a NeuralMemory, or None
+    memory: Any  # a Memory, or None
     attention: Any  # an Attention, or None
 
     def __init__(self, width: int, persistent: int):
@@ -74,7 +75,7 @@ class LMMMixer(Mixer):
 
     def __init__(self, width: int, heads: int, memory: MemoryConfig, config: "LMM"):
         super().__init__(width, config.persistent)
-        self.memory = NeuralMemory(width, heads, memory)
+        self.memory = build_memory(width, heads, memory)
 
     def forward(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """(B, T, D) → (B, T, D)."""
@@ -87,7 +88,7 @@ class MAGMixer(Mixer):
     def __init__(self, width: int, heads: int, memory: MemoryConfig, config: "MAG"):
         super().__init__(width, config.persistent)
         self.window = config.window
-        self.memory, self.attention = NeuralMemory(width, heads, memory), Attention(width, heads)
+        self.memory, self.attention = build_memory(width, heads, memory), Attention(width, heads)
         self.combine = Combine(width)
 
     def forward(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
@@ -103,7 +104,7 @@ class MALMixer(Mixer):
     def __init__(self, width: int, heads: int, memory: MemoryConfig, config: "MAL"):
         super().__init__(width, config.persistent)
         self.window = config.window
-        self.memory, self.attention = NeuralMemory(width, heads, memory), Attention(width, heads)
+        self.memory, self.attention = build_memory(width, heads, memory), Attention(width, heads)
         self.norm = nn.RMSNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
@@ -142,7 +143,7 @@ class MACMixer(Mixer):
     def __init__(self, width: int, heads: int, memory: MemoryConfig, config: "MAC"):
         super().__init__(width, config.persistent)
         self.length, self.causal = config.segment, config.mode == "causal"
-        self.memory, self.attention = NeuralMemory(width, heads, memory), Attention(width, heads)
+        self.memory, self.attention = build_memory(width, heads, memory), Attention(width, heads)
         self.combine = Combine(width)
 
     def initial_state(self, batch: int) -> MemoryState:
@@ -186,7 +187,17 @@ class MACMixer(Mixer):
         return torch.cat(rows, 1) if rows else x, state
 
 
-class LMM(Choice):
+class BlockChoice(Choice):
+    """What every kind of block has; a subclass adds ``kind`` and ``mixer``."""
+
+    mixer: ClassVar[Any]
+
+    def at(self, level: int) -> "BlockChoice":
+        """The kind of the block at ``level``, counted from 0."""
+        return self
+
+
+class LMM(BlockChoice):
     """Neural memory alone."""
 
     kind: Literal["lmm"] = "lmm"
@@ -194,7 +205,7 @@ class LMM(Choice):
     mixer: ClassVar[Any] = LMMMixer
 
 
-class MAC(Choice):
+class MAC(BlockChoice):
     """Memory as context."""
 
     kind: Literal["mac"] = "mac"
@@ -204,7 +215,7 @@ class MAC(Choice):
     mixer: ClassVar[Any] = MACMixer
 
 
-class MAG(Choice):
+class MAG(BlockChoice):
     """Memory as gate."""
 
     kind: Literal["mag"] = "mag"
@@ -213,7 +224,7 @@ class MAG(Choice):
     mixer: ClassVar[Any] = MAGMixer
 
 
-class MAL(Choice):
+class MAL(BlockChoice):
     """Memory as layer."""
 
     kind: Literal["mal"] = "mal"
@@ -222,7 +233,7 @@ class MAL(Choice):
     mixer: ClassVar[Any] = MALMixer
 
 
-class AttentionOnly(Choice):
+class AttentionOnly(BlockChoice):
     """Attention without memory (Transformer++)."""
 
     kind: Literal["attention"] = "attention"
@@ -231,7 +242,19 @@ class AttentionOnly(Choice):
     mixer: ClassVar[Any] = AttentionMixer
 
 
-BlockConfig = Annotated[LMM | MAC | MAG | MAL | AttentionOnly, Field(discriminator="kind")]
+class Hybrid(BlockChoice):
+    """Memory alone and sliding-window attention alone, block by block in turn (Samba; the -H models of MIRAS)."""
+
+    kind: Literal["hybrid"] = "hybrid"
+    persistent: Persistent = 0
+    window: Window = 64
+
+    def at(self, level: int) -> BlockChoice:
+        """Memory at even levels, attention at odd ones."""
+        return AttentionOnly(window=self.window) if level % 2 else LMM(persistent=self.persistent)
+
+
+BlockConfig = Annotated[LMM | MAC | MAG | MAL | AttentionOnly | Hybrid, Field(discriminator="kind")]
 
 
 class SwiGLU(nn.Module):
@@ -250,7 +273,7 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + SwiGLU(norm(x)) (Llama's form)."""
 
-    def __init__(self, width: int, heads: int, ffn: int, dropout: float, block: BlockConfig, memory: MemoryConfig):
+    def __init__(self, width: int, heads: int, ffn: int, dropout: float, block: BlockChoice, memory: MemoryConfig):
         super().__init__()
         self.norm_mixer, self.norm_ffn = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
         self.mixer = block.mixer(width, heads, memory, block)

@@ -20,6 +20,7 @@ from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import PartFile, RowFile, check_suffix
 from titans_seq.errors import InputError, ModelError, NumericFault, TitansError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, whole_file
+from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file
@@ -125,7 +126,9 @@ def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **op
         _must_be_language_model(source, model)
         wanted = tuple(tracks) or _tracks_of(model, out)
         if "surprise" in wanted and "surprise" not in _tracks_of(model):
-            raise UsageError(f"{source} has no memory that could be surprised. Give --track loglik or entropy.")
+            raise UsageError(
+                f"{source} has no memory whose surprise is recorded (attention, or an exact matrix memory). Give --track loglik or entropy."
+            )
         return _Job(
             lambda blocks, point: track_steps(model, blocks, reading.batch_size, point, course, wanted),
             lambda: Carried(None, learned_start(model)),
@@ -138,7 +141,7 @@ def _tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]
     """Tracks that a model has, or those of them that a file gets by itself."""
     if out is not None and out.suffix != ".parquet":
         return TRACKS[:1]
-    has_memory = any(block.mixer.memory is not None for block in model.backbone.blocks)
+    has_memory = any(isinstance(module, NeuralMemory) for module in model.modules())
     return tuple(track for track in TRACKS if has_memory or track != "surprise")
 
 

@@ -1,10 +1,10 @@
-"""Neural long-term memory: projections, convolutions and gates around `memory_scan` (Titans, sections 3.1 and 4.4)."""
+"""Neural long-term memory: projections, convolutions and gates around an operator (Titans, sections 3.1 and 4.4)."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from titans_seq.memory_state import MemoryState
 from titans_seq.miras.bias import L2, AttentionalBias, WithDelta
 from titans_seq.miras.choice import Choice
-from titans_seq.miras.learning import MemoryLearning, Momentum
+from titans_seq.miras.learning import Learning, MemoryLearning, Momentum
+from titans_seq.miras.presets import with_preset
 from titans_seq.miras.retention import Forgetting, RetentionGate
 from titans_seq.miras.structure import MLP, MemoryStructure
 from titans_seq.ops.memory_scan import Backend, Gates, Read, ScanState, initial_state, memory_scan
 from titans_seq.pieces import in_pieces
+from titans_seq.rotary import rotate, rotation
 
 
 class MemoryConfig(Choice):
@@ -37,21 +39,91 @@ class MemoryConfig(Choice):
     conv: int = Field(default=4, ge=1, le=64, description="Kernel of the causal depthwise convolutions; 1 for none.")
     read: Read = Field(default="after", description="Read M_t, M_{t-1}, or the memory at the chunk's start.")
     gates: Gates = Field(default="token", description="chunk: one θ, α, η a chunk, their means; read must be start.")
+    features: Literal["unit", "silu", "elu", "plain"] = Field(
+        default="unit", description="Queries and keys: SiLU and norm 1, SiLU, 1 + ELU, or as projected."
+    )
+    rope: bool = Field(default=False, description="Turn queries and keys by their position (RoPE).")
+    gate_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Rank of projections that make θ, or a decay, of each channel (MIRAS: 32 or 64); none: of a head.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        """``preset: NAME`` stands for the fields of that named point; what is given beside it comes over them."""
+        return with_preset(given, "memory")
+
+    @property
+    def operator(self) -> str:
+        """Which of `titans_seq.ops` carries it out."""
+        return self.learning.operators[0]
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> "MemoryConfig":
+        for field in ("structure", "bias", "retention"):
+            choice = getattr(self, field)
+            if self.operator not in choice.operators:
+                raise ValueError(
+                    f"{field}: {choice.kind} does not go with learning: {self.learning.kind}, "
+                    f"which {self.operator} carries out; {choice.kind} needs {' or '.join(choice.operators)}"
+                )
+        if self.operator == "delta_scan":
+            must_fit_delta(self)
+        elif self.features != "unit":
+            raise ValueError(
+                f"features: {self.features} do not go with learning: {self.learning.kind}, whose bound "
+                "on θ holds for keys of norm 1; use unit"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gates_and_reads_fit(self) -> "MemoryConfig":
         if self.gates == "chunk" and self.read != "start":
             raise ValueError("gates by chunk need read: start, since what a chunk writes is known at its end")
-        if self.learning.at_chunk_end and self.read != "start":
+        if getattr(self.learning, "at_chunk_end", False) and self.read != "start":
             raise ValueError(
                 f"learning: {self.learning.kind} needs read: start, since what a chunk writes is known at its end"
             )
         return self
 
-    @property
-    def gate_biases(self) -> list[float]:
-        """At first: half the largest step, forget 2 % a token, past surprise 0.27; of the gates that there are."""
-        return [0.0, *[-4.0] * self.retention.gated, *[-1.0] * self.learning.momentum]
+
+def must_fit_delta(c: MemoryConfig) -> None:
+    """Refuse what an exact rule of a matrix memory cannot be.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    rule: Any = c.learning
+    decay: Any = c.retention if c.retention.kind == "decay" else None
+    hebbian, rate = c.bias.kind == "dot_product", getattr(rule, "rate", None)
+    if c.read != "after" or c.gates != "token":
+        raise ValueError(f"learning: {rule.kind} has no chunks: read must be after, and gates token")
+    if hebbian and (rate is None or rule.keys > 1):
+        raise ValueError(
+            f"bias: dot_product has no error that {rule.kind} could correct; use l2, or exact with one key"
+        )
+    if rate == "step" and (decay is None or decay.form != "exponential" or decay.by != "head"):
+        raise ValueError("rate: step is what an exponential decay by head is made of; set retention so")
+    if rate == "complement" and (decay is None or decay.by != "channel" or not hebbian):
+        raise ValueError("rate: complement makes keys of a decay by channel, under bias: dot_product; set them so")
+    if not hebbian and rule.kind == "exact" and (rate not in ("sigmoid", "twice") or c.features != "unit"):
+        raise ValueError(
+            "bias: l2 with learning: exact is stable for β below 2 alone: it needs keys of norm 1, "
+            "features: unit, and rate: sigmoid or twice"
+        )
+    if rule.kind == "in_context" and c.gate_rank is None:
+        raise ValueError("learning: in_context has a rate of each channel: give gate_rank")
+    if (
+        decay is not None
+        and decay.by == "channel"
+        and (c.gate_rank is None or decay.form not in ("sigmoid", "bounded"))
+    ):
+        raise ValueError(
+            "a decay by channel needs gate_rank, the rank of the projection that makes it, and form: sigmoid or bounded"
+        )
 
 
 class _Depthwise(torch.autograd.Function):
@@ -137,6 +209,11 @@ def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
             memory.surprise = None
 
 
+def in_full(logits: Tensor) -> Tensor:
+    """Logits of gates in float32, or float64, under autocast too."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 class DeltaGate(nn.Module):
     r"""A bias's δ where the layer makes it, (B, T, D) → (B, H, T): $\mathrm{softplus}(b + w x)$ a head.
 
@@ -153,29 +230,156 @@ class DeltaGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """δ > 0 of every token."""
         logits = self.bias.expand(*x.shape[:2], -1) if self.weight is None else F.linear(x, self.weight, self.bias)
-        return F.softplus(logits.float() if x.dtype != torch.float64 else logits).transpose(1, 2)
+        return F.softplus(in_full(logits)).transpose(1, 2)
 
 
-class NeuralMemory(nn.Module):
-    r"""Long-term memory of ``heads`` heads that learns at test time, (B, T, D) → (B, T, D).
+class LowRank(nn.Sequential):
+    """Linear map of low rank, (..., D) → (..., d): what MIRAS, GLA and RWKV-7 make gates by channel with."""
 
-    q, k, v are Linear → causal convolution → SiLU, q and k then of norm 1 (Titans, section 4.4). Gates per
-    head: $\eta = \sigma(\cdot)$, $\alpha = \sigma(\cdot)$ and $\theta = \kappa (1-\eta)/C\, \sigma(\cdot)$, the largest
-    step under which C equal tokens cannot overshoot a linear memory (another learning rule may have its own θ); no α
-    and no η where retention and learning have none; and δ where the bias leaves it to the layer, by `DeltaGate`. What
-    is carried begins where its weights have the norms of an ordinary memory (`Retention.start`). What is read is
-    normalised per head, gated by a linear layer of the input, and projected. One pass equals any split of it.
+    def __init__(self, width: int, rank: int, out: int, bias: float):
+        super().__init__(nn.Linear(width, rank, bias=False), nn.Linear(rank, out))
+        nn.init.constant_(self[1].bias, bias)  # type: ignore[arg-type]
+
+
+class Memory(nn.Module):
+    r"""What is around a memory of ``heads`` heads, (B, T, D) → (B, T, D); a subclass writes and reads it.
+
+    q, k, v are Linear → causal convolution → SiLU, q and k then of norm 1 (Titans, section 4.4), or what ``features``
+    says. What is read is normalised per head, gated by a linear layer of the input, and projected. One pass equals
+    any split of it.
     """
 
-    def __init__(self, width: int, heads: int, config: MemoryConfig):
+    def __init__(self, width: int, heads: int, config: MemoryConfig, keys: int = 1):
         super().__init__()
-        self.heads, self.config = heads, config
+        self.heads, self.config, self.keys = heads, config, keys
         self.recompute: bool | None = None
         self.surprise: list[Tensor] | None = None  # see `recorded_surprise`
-        head_width = width // heads
-        self.project = nn.Linear(width, 3 * width, bias=False)
-        self.conv = CausalConv(3 * width, config.conv)
-        self.gates = nn.Linear(width, len(config.gate_biases) * heads)
+        projected = (1 + 2 * keys) * width
+        self.project = nn.Linear(width, projected, bias=False)
+        self.conv = CausalConv(projected, config.conv)
+        self.make(width, config)
+        self.norm = nn.Parameter(torch.ones(heads, width // heads))
+        self.out_gate = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def make(self, width: int, config: MemoryConfig) -> None:
+        """Make the gates and what the memory is at first."""
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the state: float32, or float64 of a float64 layer."""
+        return torch.float64 if self.norm.dtype == torch.float64 else torch.float32
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """State of a memory that has read nothing."""
+        return MemoryState(scan=self.initial_scan(batch), tails=self.conv.initial_tail(self.norm, batch))
+
+    def initial_scan(self, batch: int) -> Any:
+        """State of the operator that has read nothing."""
+        raise NotImplementedError
+
+    def scan(
+        self,
+        x: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Any,
+        *,
+        chunk_size: int,
+        backend: Backend = "auto",
+        surprise: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Write k, v (B, H, T, n, d) of x (B, T, D) and read with q (B, H, T, d); n keys a token."""
+        raise NotImplementedError
+
+    def read(self, q: Tensor, scan: Any) -> Tensor:
+        """Read with q (B, H, T, d) what ``scan`` holds."""
+        raise NotImplementedError
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, T, H d) to (B, H, T, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _features(self, projected: Tensor, first: int, position: int) -> tuple[Tensor, Tensor]:
+        """Of what was projected, (B, T, n, H, d): the ``first`` queries and keys as the memory meets them; the rest."""
+        kind = self.config.features
+        if kind in ("unit", "silu"):
+            projected = F.silu(projected)
+        mixed, rest = projected.split([first, projected.shape[2] - first], 2)
+        if kind == "unit":
+            mixed = _Unit.apply(mixed)
+        elif kind == "elu":
+            mixed = 1 + F.elu(mixed)
+        if self.config.rope:
+            places = torch.arange(position, position + mixed.shape[1], device=mixed.device)
+            mixed = rotate(mixed, rotation(places, mixed.shape[-1])[:, :, None, None])
+        return mixed, rest
+
+    def _finish(self, read: Tensor, x: Tensor) -> Tensor:
+        """Normalise a read (B, H, T, d) per head, gate it by x (B, T, D), project: (B, T, D)."""
+        read = F.rms_norm(read, read.shape[-1:], eps=1e-6).transpose(1, 2) * self.norm.to(read.dtype)
+        return self.out(read.flatten(2).to(x.dtype) * F.silu(self.out_gate(x)))
+
+    def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
+        """Write and read x (B, T, D) after what ``state`` has read."""
+        read = partial(self._read, chunk_size=self.config.chunk_size, backend=backend, surprise=self.surprise)
+        return in_pieces(read, self, x, state, self.config.chunk_size, self.recompute)
+
+    def write_whole(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+        """Write and read x (B, T, D) before a stream, in chunks of its own: the stream's chunks begin behind it."""
+        rows = []
+        for piece in x.split(self.config.chunk_size, 1):
+            y, state = self._read(piece, state, chunk_size=piece.shape[1])
+            rows.append(y)
+        return torch.cat(rows, 1), state._replace(position=0)
+
+    def inputs(self, x: Tensor, state: MemoryState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q (B, H, T, d), k and v (B, H, T, n, d) of x (B, T, D), and the convolutions' next tail."""
+        n = self.keys
+        projected, tails = self.conv(self.project(x), state.tails)
+        mixed, v = self._features(projected.unflatten(-1, (1 + 2 * n, self.heads, -1)), 1 + n, state.position)
+        q, k = mixed.permute(0, 3, 1, 2, 4).split([1, n], 3)
+        return q.squeeze(3), k, v.permute(0, 3, 1, 2, 4), tails
+
+    def _read(self, x: Tensor, state: MemoryState, **how: Any) -> tuple[Tensor, MemoryState]:
+        q, k, v, tails = self.inputs(x, state)
+        read, scan = self.scan(x, q, k, v, state.scan, **how)
+        return self._finish(read, x), state._replace(position=state.position + x.shape[1], scan=scan, tails=tails)
+
+    def retrieve(self, x: Tensor, scan: Any, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Read x (B, T, D) from the memory ``scan`` without a write (Titans, eq. 15), and the queries' next tail."""
+        width = x.shape[-1]
+        q, tail = self.conv(F.linear(x, self.project.weight[:width]), tail, slice(width))
+        q = self._features(q.unflatten(-1, (1, self.heads, -1)), 1, 0)[0].squeeze(2).transpose(1, 2)
+        with torch.autocast(x.device.type, enabled=False):
+            read = self.read(q.to(self.dtype), scan)
+        return self._finish(read, x), tail
+
+
+class NeuralMemory(Memory):
+    r"""Long-term memory that learns at test time by `memory_scan`, (B, T, D) → (B, T, D).
+
+    Gates per head: $\eta = \sigma(\cdot)$, $\alpha = \sigma(\cdot)$ and
+    $\theta = \kappa (1-\eta)/C\, \sigma(\cdot)$, the largest step under which C equal tokens cannot overshoot a linear
+    memory (another learning rule may have its own θ), with ``gate_rank`` of each channel; no α and no η where
+    retention and learning have none; and δ where the bias leaves it to the layer, by `DeltaGate`. What is carried
+    begins where its weights have the norms of an ordinary memory (`Retention.start`).
+    """
+
+    learning: Learning
+
+    def make(self, width: int, config: MemoryConfig) -> None:
+        """Gates, learned initial memory, γ of a structure with norm, and δ where the layer makes it."""
+        self.learning = config.learning  # type: ignore[assignment]
+        heads, head_width = self.heads, width // self.heads
+        per_head = [*[-4.0] * config.retention.gated, *[-1.0] * self.learning.momentum]
+        self.by_channel: Any = None if config.gate_rank is None else LowRank(width, config.gate_rank, width, 0.0)
+        if self.by_channel is None:
+            per_head.insert(0, 0.0)
+        # at first: half the largest step, forget 2 % a token, past surprise 0.27; of the gates that there are
+        self.gates = nn.Linear(width, len(per_head) * heads) if per_head else None
         self.initial = nn.ParameterList(
             nn.Parameter(torch.randn(heads, *size) / math.sqrt(size[0]))
             for size in config.structure.sizes(head_width, head_width)
@@ -191,103 +395,75 @@ class NeuralMemory(nn.Module):
         bias = config.bias
         made = isinstance(bias, WithDelta) and isinstance(bias.delta, str)
         self.delta = DeltaGate(width, heads, bias) if made else None  # type: ignore[arg-type]
-        self.norm = nn.Parameter(torch.ones(heads, head_width))
-        self.out_gate = nn.Linear(width, width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        with torch.no_grad():
-            self.gates.bias.copy_(torch.tensor(config.gate_biases).repeat(heads))
+        if self.gates is not None:
+            with torch.no_grad():
+                self.gates.bias.copy_(torch.tensor(per_head).repeat(heads))
 
-    def initial_state(self, batch: int) -> MemoryState:
-        """State of a memory that has read nothing: the learned initial memory."""
-        dtype = torch.float64 if self.norm.dtype == torch.float64 else torch.float32
-        gates = self.gates.out_features // self.heads + (self.delta is not None)
-        scan = initial_state(
+    def initial_scan(self, batch: int) -> ScanState:
+        """The learned initial memory."""
+        d, c = self.norm.shape[1], self.config
+        gates = (d if self.by_channel else 1) + c.retention.gated + self.learning.momentum + (self.delta is not None)
+        return initial_state(
             tuple(self.initial),
             batch,
-            dtype,
-            retention=self.config.retention,
-            learning=self.config.learning,
-            waiting=2 * self.norm.shape[1] + gates if self.config.gates == "chunk" else None,
+            self.dtype,
+            retention=c.retention,
+            learning=self.learning,
+            waiting=2 * d + gates if c.gates == "chunk" else None,
         )
-        return MemoryState(scan=scan, tails=self.conv.initial_tail(self.norm, batch))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, T, H d) to (B, H, T, d)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def _finish(self, read: Tensor, x: Tensor) -> Tensor:
-        """Normalise a read (B, H, T, d) per head, gate it by x (B, T, D), project: (B, T, D)."""
-        read = F.rms_norm(read, read.shape[-1:], eps=1e-6).transpose(1, 2) * self.norm.to(read.dtype)
-        return self.out(read.flatten(2).to(x.dtype) * F.silu(self.out_gate(x)))
 
     def gate_values(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Gates θ, α, η of x (B, T, D), each (B, H, T), inside their bounds; None are those that there are not."""
-        c = self.config
-        logits = self.gates(x).float() if x.dtype != torch.float64 else self.gates(x)
-        step, *rest = logits.unflatten(-1, (self.heads, -1)).permute(3, 0, 2, 1).sigmoid()
-        alpha = rest.pop(0) if c.retention.gated else None
-        eta = rest.pop() if c.learning.momentum else None
-        return c.learning.theta(step, eta, c.chunk_size), alpha, eta
+        """Gates θ, α, η of x (B, T, D), each (B, H, T), inside their bounds; None are those that there are not.
 
-    def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
-        """Write and read x (B, T, D) after what ``state`` has read."""
-        read = partial(self._read, chunk_size=self.config.chunk_size, backend=backend, surprise=self.surprise)
-        return in_pieces(read, self, x, state, self.config.chunk_size, self.recompute)
+        With ``gate_rank`` θ is (B, H, T, d).
+        """
+        c, found = self.config, []
+        if self.gates is not None:
+            logits = in_full(self.gates(x))
+            found = list(logits.unflatten(-1, (self.heads, -1)).permute(3, 0, 2, 1).sigmoid())
+        step = found.pop(0) if self.by_channel is None else None
+        alpha = found.pop(0) if c.retention.gated else None
+        eta = found.pop() if self.learning.momentum else None
+        if step is not None:
+            return self.learning.theta(step, eta, c.chunk_size), alpha, eta
+        step = self._heads(in_full(self.by_channel(x))).sigmoid()
+        return self.learning.theta(step, None if eta is None else eta[..., None], c.chunk_size), alpha, eta
 
-    def write_whole(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        """Write and read x (B, T, D) before a stream, in chunks of its own: the stream's chunks begin behind it."""
-        rows = []
-        for piece in x.split(self.config.chunk_size, 1):
-            y, state = self._read(piece, state, chunk_size=piece.shape[1])
-            rows.append(y)
-        return torch.cat(rows, 1), state._replace(position=0)
-
-    def _read(
+    def scan(
         self,
         x: Tensor,
-        state: MemoryState,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: ScanState,
         *,
         chunk_size: int,
         backend: Backend = "auto",
         surprise: list[Tensor] | None = None,
-    ) -> tuple[Tensor, MemoryState]:
-        projected, tails = self.conv(self.project(x), state.tails)
-        mixed = F.silu(projected).unflatten(-1, (3, self.heads, -1))
-        mixed, v = mixed.split([2, 1], 2)
-        q, k = _Unit.apply(mixed).permute(2, 0, 3, 1, 4).unbind(0)
-        v = v.squeeze(2).transpose(1, 2)
-        theta, alpha, eta = self.gate_values(x)
+    ) -> tuple[Tensor, ScanState]:
+        """By `memory_scan`."""
         c = self.config
-        read, scan = memory_scan(
+        return memory_scan(
             q,
-            k,
-            v,
-            theta,
-            alpha,
-            eta,
+            k.squeeze(3),
+            v.squeeze(3),
+            *self.gate_values(x),
             None if self.delta is None else self.delta(x),
             initial=tuple(self.initial),
             gain=self.gain,
             structure=c.structure,
             bias=c.bias,
             retention=c.retention,
-            learning=c.learning,
+            learning=self.learning,
             chunk_size=chunk_size,
             read=c.read,
             gates=c.gates,
-            state=state.scan,
+            state=state,
             surprise=surprise,
             backend=backend,
         )
-        return self._finish(read, x), state._replace(position=state.position + x.shape[1], scan=scan, tails=tails)
 
-    def retrieve(self, x: Tensor, scan: ScanState, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Read x (B, T, D) from the memory ``scan`` without a write (Titans, eq. 15), and the queries' next tail."""
-        width = x.shape[-1]
-        q, tail = self.conv(F.linear(x, self.project.weight[:width]), tail, slice(width))
-        q = _Unit.apply(self._heads(F.silu(q)))
-        with torch.autocast(x.device.type, enabled=False):
-            weights = scan.weights
-            gain = None if self.gain is None else self.gain.to(weights[0].dtype)[:, None, :]
-            read = self.config.structure.read(weights, q.to(weights[0].dtype), gain)
-        return self._finish(read, x), tail
+    def read(self, q: Tensor, scan: ScanState) -> Tensor:
+        """M(q)."""
+        gain = None if self.gain is None else self.gain.to(q.dtype)[:, None, :]
+        return self.config.structure.read(scan.weights, q, gain)

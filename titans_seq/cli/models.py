@@ -14,11 +14,19 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @command(app, "list")
-def list_models() -> Any:
+def list_models(
+    presets: Annotated[
+        bool, typer.Option("--presets", help="The map of MIRAS: models that a config may name.")
+    ] = False,
+) -> Any:
     """List the backbones that travel with the package, the configs to build new ones from, and the recipes.
 
-    Example: titans-seq models list
+    Example: titans-seq models list --presets
     """
+    if presets:
+        from titans_seq.report.presets import describe_presets
+
+        return (*describe_presets(), 0)
     from titans_seq.checkpoint import shipped
     from titans_seq.resources import names
 

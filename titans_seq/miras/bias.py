@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from titans_seq.miras.choice import Choice
+from titans_seq.miras.choice import MemoryChoice
 
 SMOOTH = 1e-6  # ε of $|x| \approx \sqrt{x^2 + \varepsilon}$ (section 5.4)
 NO_ERROR = 1e-12  # ⟨slope, e⟩ below which there is no error to overshoot
@@ -23,7 +23,7 @@ NO_ERROR = 1e-12  # ⟨slope, e⟩ below which there is no error to overshoot
 Delta = Annotated[float, Field(gt=0)] | Literal["learned", "token"]
 
 
-class Bias(Choice):
+class Bias(MemoryChoice):
     """What every bias has; a subclass adds ``kind``, ``loss`` and ``slope``."""
 
     least_at_no_error: ClassVar[bool] = True
@@ -82,6 +82,7 @@ class DotProduct(Bias):
     """
 
     kind: Literal["dot_product"] = "dot_product"
+    operators: ClassVar[tuple[str, ...]] = ("memory_scan", "delta_scan")
     least_at_no_error: ClassVar[bool] = False
     curvature: ClassVar[float | None] = 0.0
 
@@ -99,6 +100,7 @@ class L2(Bias):
     r"""Squared error, $\ell = \lVert e \rVert^2$ (Titans, eq. 12; no factor one half). Curvature 2."""
 
     kind: Literal["l2"] = "l2"
+    operators: ClassVar[tuple[str, ...]] = ("memory_scan", "delta_scan")
     curvature: ClassVar[float | None] = 2.0
 
     def loss(self, prediction: Tensor, value: Tensor, delta: Tensor | None = None) -> Tensor:

@@ -3,20 +3,20 @@
 To add one: write a class below and list it in `MemoryLearning`.
 """
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from titans_seq.miras.choice import Choice
+from titans_seq.miras.choice import MemoryChoice
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Muon's quintic: steep at 0, and 5 steps are enough
 NO_UPDATE = 1e-7  # norm below which an update is no direction
 
 
-class Learning(Choice):
-    """What every rule has; a subclass adds ``kind`` and ``momentum``, and what differs."""
+class Learning(MemoryChoice):
+    """What every rule of `memory_scan` has; a subclass adds ``kind`` and ``momentum``, and what differs."""
 
     momentum: ClassVar[bool]  # whether there is a gate η
     at_chunk_end: ClassVar[bool] = False  # whether the memory moves once a chunk, by ``move`` of the summed update
@@ -85,5 +85,54 @@ class Orthogonalised(Learning):
         return self.step * (x.mT if wide else x)
 
 
-MemoryLearning = Annotated[GradientDescent | Momentum | Orthogonalised, Field(discriminator="kind")]
-LEARNING: tuple[type[Learning], ...] = get_args(get_args(MemoryLearning)[0])
+class Exact(MemoryChoice):
+    r"""One step a token at the memory that the token meets, so that there is no chunk: `delta_scan`.
+
+    Under the dot product it writes, $M_t = W_t M_{t-1} + \beta_t k_t^\top v_t$ (Hebb); under `L2` it corrects,
+    $M_t = (I - \beta_t k_t^\top k_t) W_t M_{t-1} + \beta_t k_t^\top v_t$ with $W_t$ the decay and β = 2θ: the delta
+    rule, its gradient taken at the decayed memory (Gated DeltaNet, arXiv 2412.06464, eq. 10).
+
+    ``rate``: β = 1; ``sigmoid`` of the token, a head; ``twice``, twice that, so that the memory can turn around
+    (DeltaProduct, arXiv 2502.10297); ``step``, the Δ of Mamba-2, which is also what its exponential decay is made of;
+    ``complement``: β = 1 and the key is 1 - w, w the decay (HGRN2, arXiv 2404.07904).
+    """
+
+    kind: Literal["exact"] = "exact"
+    operators: ClassVar[tuple[str, ...]] = ("delta_scan",)
+    acts: ClassVar[str] = "at every token, exactly"
+    rate: Literal["one", "sigmoid", "twice", "step", "complement"] = "sigmoid"
+    keys: int = Field(default=1, ge=1, le=8, description="Keys, values and steps a token (DeltaProduct).")
+
+
+class Implicit(MemoryChoice):
+    r"""The implicit step: the token's loss at the memory after it, $M_t$, so that no β overshoots (`delta_scan`).
+
+    $M_t$ is the least of $\lVert M - M_{t-1} \rVert_F^2 + \beta_t \lVert k_t M - v_t \rVert^2$, the delta rule with
+    $\beta_t / (1 + \beta_t \lVert k_t \rVert^2)$ (Longhorn, arXiv 2407.14207, theorem 3.1); β is a sigmoid, a head.
+    """
+
+    kind: Literal["implicit"] = "implicit"
+    operators: ClassVar[tuple[str, ...]] = ("delta_scan",)
+    acts: ClassVar[str] = "at every token, exactly"
+    keys: ClassVar[int] = 1
+
+
+class InContext(MemoryChoice):
+    r"""RWKV-7's rule: what is erased and what is written have keys of their own (`delta_scan`).
+
+    $M_t = (\mathrm{diag}(w_t) - (a_t \odot \hat\kappa_t)^\top \hat\kappa_t) M_{t-1} + \tilde k_t^\top v_t$ with
+    $\hat\kappa = \mathrm{unit}(k \odot \xi)$, $\tilde k = k \odot (1 + (a - 1) \odot \mu)$ and the in-context
+    learning rate a, a sigmoid a channel (arXiv 2503.14456, section 4).
+    """
+
+    kind: Literal["in_context"] = "in_context"
+    operators: ClassVar[tuple[str, ...]] = ("delta_scan",)
+    acts: ClassVar[str] = "at every token, exactly"
+    keys: ClassVar[int] = 1
+
+
+MemoryLearning = Annotated[
+    GradientDescent | Momentum | Orthogonalised | Exact | Implicit | InContext, Field(discriminator="kind")
+]
+ALL_LEARNING: tuple[Any, ...] = get_args(get_args(MemoryLearning)[0])
+LEARNING: tuple[type[Learning], ...] = tuple(kind for kind in ALL_LEARNING if "memory_scan" in kind.operators)

@@ -26,13 +26,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from titans_seq.miras.choice import Choice
+from titans_seq.miras.choice import MemoryChoice
 
 NOTHING = 1e-30  # norm below which a memory has no direction
 AXES = (-2, -1)  # of one weight: inputs, outputs
 
 
-class Retention(Choice):
+class Retention(MemoryChoice):
     """What every retention has; a subclass adds ``kind``, and what differs."""
 
     gated: ClassVar[bool] = False  # whether it has a global part, and so a forgetting gate α
@@ -66,6 +66,7 @@ class NoRetention(Retention):
     """
 
     kind: Literal["none"] = "none"
+    operators: ClassVar[tuple[str, ...]] = ("memory_scan", "delta_scan")
     linear: ClassVar[bool] = True
     acts: ClassVar[str] = "nowhere: nothing is forgotten"
 
@@ -243,6 +244,27 @@ class RowNorm(Retention):
         return carried * (first / now.clamp(min=NOTHING))
 
 
+class Decay(Retention):
+    r"""Decay w of a matrix memory at every token, $M_t = \mathrm{diag}(w_t) M_{t-1} + \dots$, towards zero.
+
+    ``by``: one w a head, or one a key channel. ``form`` says how w follows from a projection z of the token:
+    ``fixed`` $w = 1 - 2^{-5-h}$ of head h (RetNet, arXiv 2307.08621, eq. 8), ``sigmoid`` $w = \sigma(z)^{1/\tau}$ (GLA,
+    arXiv 2312.06635, with τ = 16; HGRN2, arXiv 2404.07904, with 1), ``exponential`` $w = e^{-e^A \mathrm{softplus}(z)}$
+    (Mamba-2, arXiv 2405.21060; Gated DeltaNet, arXiv 2412.06464), ``bounded`` $w = e^{-e^{-1/2} \sigma(z)}$ (RWKV-7,
+    arXiv 2503.14456).
+    """
+
+    kind: Literal["decay"] = "decay"
+    operators: ClassVar[tuple[str, ...]] = ("delta_scan",)
+    linear: ClassVar[bool] = True
+    acts: ClassVar[str] = "nowhere: decay is linear, at every token"
+    by: Literal["head", "channel"] = Field(default="head", description="What shares one decay: a head, a key channel.")
+    form: Literal["fixed", "sigmoid", "exponential", "bounded"] = Field(
+        default="exponential", description="How the decay follows from the token; fixed: it does not."
+    )
+    temperature: float = Field(default=16.0, gt=0, description="τ of the sigmoid form.")
+
+
 def _norm(weight: Tensor, q: float) -> Tensor:
     """The q-norm of all entries of a weight, (..., 1, 1)."""
     return torch.linalg.vector_norm(weight, q, AXES, keepdim=True).clamp(min=NOTHING)
@@ -261,7 +283,8 @@ def _soft(weight: Tensor, threshold: float) -> Tensor:
 
 
 RetentionGate = Annotated[
-    NoRetention | Forgetting | Lq | KL | ElasticNet | ElasticNetFTRL | BregmanSigmoid | RowNorm,
+    NoRetention | Forgetting | Lq | KL | ElasticNet | ElasticNetFTRL | BregmanSigmoid | RowNorm | Decay,
     Field(discriminator="kind"),
 ]
-RETENTIONS: tuple[type[Retention], ...] = get_args(get_args(RetentionGate)[0])
+ALL_RETENTIONS: tuple[type[Retention], ...] = get_args(get_args(RetentionGate)[0])
+RETENTIONS = tuple(kind for kind in ALL_RETENTIONS if "memory_scan" in kind.operators)

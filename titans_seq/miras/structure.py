@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from titans_seq.miras.choice import Choice
+from titans_seq.miras.choice import MemoryChoice
 
 Weights = tuple[Tensor, ...]  # one (..., d_in, d_out) weight a layer
 LN_EPS = 1e-6
@@ -80,7 +80,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a, b) if a.ndim == b.ndim == 3 else a @ b
 
 
-class Layers(Choice):
+class Layers(MemoryChoice):
     """A memory of linear layers: everything below follows from depth, activation and norm."""
 
     # a subclass fixes each, as a constant or as a field
@@ -197,6 +197,7 @@ class Matrix(Layers):
     r"""Linear memory $M(k) = k W$, the associative matrix of linear attention and DeltaNet."""
 
     kind: Literal["matrix"] = "matrix"
+    operators: ClassVar[tuple[str, ...]] = ("memory_scan", "delta_scan")
     depth: ClassVar[int] = 1
     expansion: ClassVar[float] = 1.0
     activation: ClassVar[str] = "gelu"
