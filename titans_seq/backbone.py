@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from titans_seq.blocks import MAC, MAG, Block, BlockConfig, Hybrid
+from titans_seq.blocks import MAC, MAG, Block, BlocksConfig, Hybrid
 from titans_seq.embedding import Embedding, Nucleotides
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import MemoryState
@@ -22,7 +22,7 @@ class BackboneConfig(Choice):
     heads: int = Field(default=4, ge=1, le=1024, description="Heads of memory and attention.")
     ffn: float = Field(default=2.0, gt=0, le=64, description="Hidden width of the feed-forward layers over D.")
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    block: BlockConfig = MAG()
+    block: BlocksConfig = MAG()
     memory: MemoryConfig = MemoryConfig()
     embedding: Embedding = Nucleotides()
 

@@ -242,7 +242,10 @@ class AttentionOnly(BlockChoice):
     mixer: ClassVar[Any] = AttentionMixer
 
 
-class Hybrid(BlockChoice):
+BlockConfig = Annotated[LMM | MAC | MAG | MAL | AttentionOnly, Field(discriminator="kind")]
+
+
+class Hybrid(Choice):
     """Memory alone and sliding-window attention alone, block by block in turn (Samba; the -H models of MIRAS)."""
 
     kind: Literal["hybrid"] = "hybrid"
@@ -254,7 +257,7 @@ class Hybrid(BlockChoice):
         return AttentionOnly(window=self.window) if level % 2 else LMM(persistent=self.persistent)
 
 
-BlockConfig = Annotated[LMM | MAC | MAG | MAL | AttentionOnly | Hybrid, Field(discriminator="kind")]
+BlocksConfig = Annotated[LMM | MAC | MAG | MAL | AttentionOnly | Hybrid, Field(discriminator="kind")]
 
 
 class SwiGLU(nn.Module):

@@ -127,7 +127,8 @@ def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **op
         wanted = tuple(tracks) or _tracks_of(model, out)
         if "surprise" in wanted and "surprise" not in _tracks_of(model):
             raise UsageError(
-                f"{source} has no memory whose surprise is recorded (attention, or an exact matrix memory). Give --track loglik or entropy."
+                f"{source} has no memory whose surprise is recorded, but attention or an exact matrix memory. "
+                "Give --track loglik or entropy."
             )
         return _Job(
             lambda blocks, point: track_steps(model, blocks, reading.batch_size, point, course, wanted),
