@@ -18,7 +18,7 @@ from titans_seq.miras.learning import Learning, MemoryLearning, Momentum
 from titans_seq.miras.presets import with_preset
 from titans_seq.miras.retention import Forgetting, RetentionGate
 from titans_seq.miras.structure import MLP, MemoryStructure
-from titans_seq.ops.memory_scan import Backend, Gates, Read, ScanState, initial_state, memory_scan
+from titans_seq.ops.memory_scan import Backend, Gates, Operands, Read, ScanState, initial_state, memory_scan
 from titans_seq.pieces import in_pieces
 from titans_seq.rotary import rotate, rotation
 
@@ -369,6 +369,7 @@ class NeuralMemory(Memory):
     """
 
     learning: Learning
+    operands: Operands = "float32"  # see `memory_scan`
 
     def make(self, width: int, config: MemoryConfig) -> None:
         """Gates, learned initial memory, γ of a structure with norm, and δ where the layer makes it."""
@@ -460,6 +461,7 @@ class NeuralMemory(Memory):
             gates=c.gates,
             state=state,
             surprise=surprise,
+            operands=self.operands,
             backend=backend,
         )
 

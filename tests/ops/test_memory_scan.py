@@ -16,7 +16,7 @@ from titans_seq.miras.choice import Choice
 from titans_seq.miras.learning import LEARNING, GradientDescent, Learning, Momentum, Orthogonalised
 from titans_seq.miras.retention import KL, RETENTIONS, Forgetting, Lq, NoRetention, Retention
 from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, Vector, Weights
-from titans_seq.ops.memory_scan import BACKENDS, Backend, ScanState, initial_state, memory_scan
+from titans_seq.ops.memory_scan import BACKENDS, Backend, Operands, ScanState, initial_state, memory_scan
 
 EXACT = 1e-10  # float64; measured over all of this file at most 1e-12
 EVERY_STRUCTURE: list[Layers] = [
@@ -486,6 +486,32 @@ def test_the_memory_stays_in_float32_under_autocast(structure: Layers, backend: 
     assert {w.dtype for group in state[:3] for w in group} == {torch.float32}
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, full.bfloat16())  # nothing but the last rounding differs
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
+def test_bfloat16_operands_leave_the_memory_in_float32(structure: Layers, backend: Backend, autocast: bool) -> None:
+    """A product rounds its operands and itself, 2**-9 each; some twenty stand behind one another in three chunks."""
+    p = problem(structure, length=40, chunk_size=16)
+    initial = tuple(w.float().requires_grad_() for w in p.initial)
+    gain = None if p.gain is None else p.gain.float()
+    given = [x.float() for x in (p.q, p.k, p.v, p.theta, p.alpha, p.eta) if x is not None]
+
+    def scan(operands: Operands) -> tuple[Tensor, ScanState]:
+        return memory_scan(*given, initial=initial, gain=gain, backend=backend, operands=operands, **p.settings)
+
+    full, expected = scan("float32")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y, state = scan("bfloat16")
+    assert y.dtype == torch.float32 and {w.dtype for group in state[:3] for w in group} == {torch.float32}
+    pairs = [(y, full), *zip(state.weights, expected.weights, strict=True)]
+    assert max(float(((a - b).abs().max() / b.abs().max()).detach()) for a, b in pairs) < 20 * 2**-9
+    assert isinstance(structure, Vector) or not torch.equal(y, full)  # they were rounded
+    slopes = [torch.autograd.grad(out.sum(), initial, allow_unused=True) for out in (y, full)]
+    for low, exact in zip(*slopes, strict=True):
+        assert low is not None and exact is not None
+        assert float((low - exact).abs().max()) < 40 * 2**-9 * float(exact.abs().max())  # there and back
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

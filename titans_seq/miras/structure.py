@@ -75,9 +75,17 @@ def _normalise(f: Tensor) -> tuple[Tensor, Tensor]:
     return centred * scale, scale
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b; of three axes without matmul's look at shapes, which a small chunk feels."""
-    return torch.bmm(a, b) if a.ndim == b.ndim == 3 else a @ b
+def product(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
+    """a @ b (of three axes where something stands below), added to ``onto``, in the dtype of a.
+
+    Under autocast the operands are autocast's, and sums are kept as they are: bfloat16 products, a float32 memory.
+    """
+    cast = torch.is_autocast_enabled(a.device.type)
+    if onto is not None:
+        return torch.baddbmm(onto, a, b) if not cast else onto + torch.bmm(a, b)
+    # of three axes without matmul's look at shapes, which a small chunk feels
+    found = torch.bmm(a, b) if a.ndim == b.ndim == 3 else a @ b
+    return found.to(a.dtype) if cast else found
 
 
 class Layers(MemoryChoice):
@@ -103,19 +111,19 @@ class Layers(MemoryChoice):
 
     def through(self, x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
         """Rows (..., T, d_in) through one layer's weight: (..., T, d_out), added to ``onto`` (of three axes)."""
-        return _product(x, weight) if onto is None else torch.baddbmm(onto, x, weight)
+        return product(x, weight, onto)
 
     def scores(self, write: Tensor, q: Tensor, x: Tensor) -> Tensor:
         """What `recall` needs of the queries and the inputs that were written, however often: (..., T, T)."""
-        return write * _product(q, x.mT)
+        return write * product(q, x.mT)
 
     def recall(self, onto: Tensor, scores: Tensor, q: Tensor, x: Tensor, errors: Tensor) -> Tensor:
         r"""Read $\sum_s w_{ts}\, x_s^\top G_s$ with $q_t$, where no weight is formed: ``onto`` plus (B H, T, d_out)."""
-        return torch.baddbmm(onto, scores, errors)
+        return product(scores, errors, onto)
 
     def outer(self, onto: Tensor, x: Tensor, errors: Tensor) -> Tensor:
         r"""Gradient $\sum_s x_s^\top G_s$ of a layer from inputs and errors, added to ``onto`` (B H, d_in, d_out)."""
-        return torch.baddbmm(onto, x.mT, errors)
+        return product(x.mT, errors, onto)
 
     def squares(self, x: Tensor, errors: Tensor) -> Tensor:
         """Squared norm of every token's gradient of a layer, (..., T): that of x ᵀ G is that of x times that of G."""
@@ -158,7 +166,7 @@ class Layers(MemoryChoice):
         total = trace.inputs[-1].square().sum(-1, keepdim=True)
         for level in reversed(range(len(weights) - 1)):
             rows = weights[level + 1].square().sum(-1)[..., None]  # ‖row i of W_{l+1}‖², (..., d, 1)
-            back = back * (trace.slopes[level].square() @ rows)
+            back = back * (product(trace.slopes[level].square(), rows))
             total = total + trace.inputs[level].square().sum(-1, keepdim=True) * back
         if gain is not None:
             total = total * (_normalise(trace.output)[1] * gain.abs().amax(-1, keepdim=True)).square()
@@ -176,7 +184,7 @@ class Layers(MemoryChoice):
             error = (error - mean - f * along) * scale
         found = [error]
         for level in reversed(range(len(weights) - 1)):
-            found.append((found[-1] @ weights[level + 1].mT) * trace.slopes[level])
+            found.append(product(found[-1], weights[level + 1].mT) * trace.slopes[level])
         return found[::-1]
 
 
@@ -236,7 +244,7 @@ class Vector(Layers):
 
     def recall(self, onto: Tensor, scores: Tensor, q: Tensor, x: Tensor, errors: Tensor) -> Tensor:
         """Read with q ⊙ what was written in each channel."""
-        return torch.addcmul(onto, q, scores @ (x * errors))
+        return torch.addcmul(onto, q, product(scores, x * errors))
 
     def outer(self, onto: Tensor, x: Tensor, errors: Tensor) -> Tensor:
         """Sum of x ⊙ G over the tokens, as a column."""

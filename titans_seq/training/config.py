@@ -32,8 +32,7 @@ class Training(Choice):
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     precision: Literal["32", "bf16"] = Field(
         default="32",
-        description="bf16: mixed precision; the memory stays float32, with bfloat16 operands "
-        "where the processor has units for them.",
+        description="bf16: mixed precision, with bfloat16 operands in the memory's products; the memory stays float32.",
     )
     freeze: bool = Field(default=False, description="Train the head alone.")
     validate_every: int | None = Field(

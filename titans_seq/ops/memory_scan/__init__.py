@@ -15,6 +15,7 @@ BACKENDS = ("reference", "chunked")  # one module each, beside this file
 Backend = Literal["auto", "reference", "chunked"]
 Read = Literal["after", "before", "start"]
 Gates = Literal["token", "chunk"]
+Operands = Literal["float32", "bfloat16"]
 
 
 class ScanState(NamedTuple):
@@ -190,6 +191,7 @@ def memory_scan(
     gates: Gates = "token",
     state: ScanState | None = None,
     surprise: list[Tensor] | None = None,
+    operands: Operands = "float32",
     backend: Backend = "auto",
 ) -> tuple[Tensor, ScanState]:
     r"""Let a memory learn k → v token by token and read it with q (Titans, eq. 13-15).
@@ -202,7 +204,7 @@ def memory_scan(
     A retention whose link is not the identity, and a learning rule that moves at a chunk's end, act with the chunk's
     last token, whether a call ends there or not; see `titans_seq.miras.retention` and `titans_seq.miras.learning`.
 
-    Everything is computed in float32 (float64 for float64 inputs), under autocast too.
+    Everything is computed in float32 (float64 for float64 inputs), under autocast too, but by option products.
 
     Args:
         q: (B, H, T, D) what to ask the memory.
@@ -230,6 +232,8 @@ def memory_scan(
         state: where an earlier call stopped, also inside a chunk; None for a memory that has read nothing.
         surprise: gains the surprise $\lVert \partial\ell_t / \partial M_{t'} \rVert$ (B, H, T) of the tokens
             that are written, the Frobenius norm over all layers. With gates by chunk, of the chunks that are closed.
+        operands: bfloat16 rounds what is multiplied, and each product, to 8 bits; sums and the memory stay float32.
+            For processors with such products, and wide heads: on small ones the rounding costs what it saves.
         backend: ``chunked`` is the dual form in matrix products, ``reference`` the printed recurrence.
 
     Returns:
@@ -263,7 +267,7 @@ def memory_scan(
     )
     _check(inputs, rule, gates, state)
     scan = _backend(backend)
-    with torch.autocast(q.device.type, enabled=False):
+    with torch.autocast(q.device.type, torch.bfloat16, enabled=operands == "bfloat16"):
         state = state or initial_state(initial, q.shape[0], dtype, retention=retention, learning=learning)
         y, state = _by_chunk(scan, inputs, rule, state) if gates == "chunk" else scan(inputs, rule, state)
     if surprise is not None:
