@@ -47,7 +47,7 @@ class MemoryConfig(Choice):
         default=None,
         ge=1,
         le=1024,
-        description="Rank of projections that make θ, or a decay, of each channel (MIRAS: 32 or 64); none: of a head.",
+        description="Rank of projections that make θ (a decay, the δ of huber) of each channel; none: of a head.",
     )
 
     @model_validator(mode="before")
@@ -214,31 +214,40 @@ def in_full(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-class DeltaGate(nn.Module):
-    r"""A bias's δ where the layer makes it, (B, T, D) → (B, H, T): $\mathrm{softplus}(b + w x)$ a head.
-
-    ``delta: learned`` is b alone, ``delta: token`` has w. It begins at the size of a value at first, 0.25 a channel,
-    so that errors lie on both sides of it and it is trained.
-    """
-
-    def __init__(self, width: int, heads: int, bias: WithDelta):
-        super().__init__()
-        first = 0.25 * (1 if bias.channels else math.sqrt(width // heads))
-        self.bias = nn.Parameter(torch.full((heads,), math.log(math.expm1(first))))
-        self.weight = nn.Parameter(torch.randn(heads, width) / width) if bias.delta == "token" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """δ > 0 of every token."""
-        logits = self.bias.expand(*x.shape[:2], -1) if self.weight is None else F.linear(x, self.weight, self.bias)
-        return F.softplus(in_full(logits)).transpose(1, 2)
-
-
 class LowRank(nn.Sequential):
     """Linear map of low rank, (..., D) → (..., d): what MIRAS, GLA and RWKV-7 make gates by channel with."""
 
     def __init__(self, width: int, rank: int, out: int, bias: float):
         super().__init__(nn.Linear(width, rank, bias=False), nn.Linear(rank, out))
         nn.init.constant_(self[1].bias, bias)  # type: ignore[arg-type]
+
+
+class DeltaGate(nn.Module):
+    r"""A bias's δ where the layer makes it, (B, T, D) → (B, H, T): $\mathrm{softplus}(b + w x)$ a head.
+
+    ``delta: learned`` is b alone, ``delta: token`` has w; with ``rank`` the δ of a bias by coordinate is one a channel,
+    (B, H, T, d). It begins at the size of a value at first, 0.25 a channel, so that errors lie on both sides of it and
+    it is trained.
+    """
+
+    def __init__(self, width: int, heads: int, bias: WithDelta, rank: int | None):
+        super().__init__()
+        self.heads = heads
+        first = 0.25 * (1 if bias.channels else math.sqrt(width // heads))
+        begin = math.log(math.expm1(first))
+        self.by_channel = None
+        if bias.channels and bias.delta == "token" and rank is not None:
+            self.by_channel = LowRank(width, rank, width, begin)
+            return
+        self.bias = nn.Parameter(torch.full((heads,), begin))
+        self.weight = nn.Parameter(torch.randn(heads, width) / width) if bias.delta == "token" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """δ > 0 of every token."""
+        if self.by_channel is not None:
+            return F.softplus(in_full(self.by_channel(x))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        logits = self.bias.expand(*x.shape[:2], -1) if self.weight is None else F.linear(x, self.weight, self.bias)
+        return F.softplus(in_full(logits)).transpose(1, 2)
 
 
 class Memory(nn.Module):
@@ -395,7 +404,7 @@ class NeuralMemory(Memory):
         )
         bias = config.bias
         made = isinstance(bias, WithDelta) and isinstance(bias.delta, str)
-        self.delta = DeltaGate(width, heads, bias) if made else None  # type: ignore[arg-type]
+        self.delta = DeltaGate(width, heads, bias, config.gate_rank) if made else None  # type: ignore[arg-type]
         if self.gates is not None:
             with torch.no_grad():
                 self.gates.bias.copy_(torch.tensor(per_head).repeat(heads))
@@ -403,7 +412,9 @@ class NeuralMemory(Memory):
     def initial_scan(self, batch: int) -> ScanState:
         """The learned initial memory."""
         d, c = self.norm.shape[1], self.config
-        gates = (d if self.by_channel else 1) + c.retention.gated + self.learning.momentum + (self.delta is not None)
+        gates = (d if self.by_channel else 1) + c.retention.gated + self.learning.momentum
+        if self.delta is not None:
+            gates += d if self.delta.by_channel else 1
         return initial_state(
             tuple(self.initial),
             batch,
