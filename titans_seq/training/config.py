@@ -1,5 +1,6 @@
 """How long and how to train."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -53,6 +54,14 @@ class Training(Choice):
         if self.steps is not None:
             return self.steps
         return max(1, round((self.epochs or 1) * items / self.batch_size))
+
+    def rate(self, step: int, total: int) -> float:
+        """Learning rate of a step: linear warm-up, then cosine decay."""
+        warm = self.warmup * total
+        if step < warm:
+            return self.learning_rate * (step + 1) / (warm + 1)
+        along = min(1.0, (step - warm) / max(1.0, total - warm))
+        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * along)))
 
     def interval(self, items: int) -> int:
         """Steps between validations."""

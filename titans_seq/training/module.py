@@ -20,6 +20,7 @@ from titans_seq.progress import Progress
 from titans_seq.signals import Watch, watching
 from titans_seq.training.config import Training
 from titans_seq.training.evaluation import evaluate
+from titans_seq.training.optimizer import optimizer
 from titans_seq.training.order import Order, seed_step
 from titans_seq.training.points import BEST, LAST, Metrics, load_point, save_point
 
@@ -51,32 +52,14 @@ class SequenceModule(L.LightningModule):
     # --- what Lightning asks for
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; vectors, gates' biases and the learned initial memories do not decay."""
-        decayed: list[Tensor] = []
-        free: list[Tensor] = []
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                plain = (
-                    parameter.ndim < 2 or ".initial." in name or name.endswith(("persistent", "conv.weight", "norm"))
-                )
-                (free if plain else decayed).append(parameter)
-        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.95))
+        """AdamW over what is trained."""
+        return optimizer(self.model, self.config)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the step where this process starts."""
         rank, world = self.trainer.global_rank, self.trainer.world_size
         order = Order(self.items, self.config.batch_size, self.seed, self.step, self.total, rank, world)
         return DataLoader(order, batch_size=None)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then cosine decay."""
-        c = self.config
-        warm = c.warmup * self.total
-        if step < warm:
-            return c.learning_rate * (step + 1) / (warm + 1)
-        along = (step - warm) / max(1.0, self.total - warm)
-        return c.learning_rate * (c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
 
     def rows(self, length: int, first: int) -> int:
         """Into how many rows a window of ``length`` is cut at this step: a power of two, from the one that gives rows
@@ -95,7 +78,7 @@ class SequenceModule(L.LightningModule):
         """Random numbers and rate of this step, whatever came before."""
         seed_step(self.seed, self.step, self.global_rank)
         for group in self.optimizers().optimizer.param_groups:  # type: ignore[union-attr]
-            group["lr"] = self.rate(self.step)
+            group["lr"] = self.config.rate(self.step, self.total)
 
     def training_step(self, batch: tuple[int, dict[str, Tensor]], batch_idx: int) -> Tensor:
         """Loss of one batch; not finite, it ends the run before the weights move."""
@@ -119,7 +102,7 @@ class SequenceModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count, log, validate, save, and look whether to stop."""
         self.step += 1
-        rate = self.rate(self.step - 1)
+        rate = self.config.rate(self.step - 1, self.total)
         row: dict[str, float | int] = {
             "step": self.step,
             "epoch": self.step * self.config.batch_size // max(1, len(self.items)),
