@@ -1,4 +1,4 @@
-"""``titans-seq bench``: speed and memory of this installation, on this machine."""
+"""``titans-seq bench``: speed and memory of this installation on this machine, and what small models learn."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,21 @@ def counts(text: str, option: str) -> tuple[int, ...]:
     if min(found) < 1:
         raise UsageError(f"{option} {text} should be whole numbers above zero with commas between them, as 1024,4096.")
     return found
+
+
+Fasta = Annotated[str | None, typer.Option(help="Genome as FASTA; its longest record is read.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, with commas between them; the first chooses the learning rates.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of training; each task's own if not given.")]
+OneThread = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Whole numbers from zero on with commas between them."""
+    from titans_seq.errors import UsageError
+
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise UsageError(f"--seeds {text} should be whole numbers with commas between them, as 0,1,2.")
+    return tuple(int(part) for part in text.split(","))
 
 
 @command(app)
@@ -92,3 +107,62 @@ def long(
     return *bench_long(
         out, plan._replace(threads=threads), models=model or tuple(MODELS), memory=memory, again=again
     ), 0
+
+
+@command(app)
+def recall(
+    out: Out = Path("bench"),
+    tasks: Annotated[
+        str | None, typer.Option(help="mqar, needle, copying, parity, s5 or needle_genome, with commas between them.")
+    ] = None,
+    models: Annotated[str | None, typer.Option(help="Models to train, with commas between them.")] = None,
+    seeds: Seeds = "0,1,2",
+    steps: Steps = None,
+    longest: Annotated[int, typer.Option(min=256, help="Tokens of the needle's longest test.")] = 65_536,
+    fasta: Fasta = None,
+    threads: OneThread = 1,
+    again: Again = False,
+) -> Any:
+    """Train small models on associative recall, a needle in bases, copying, parity and S5, and compare them.
+
+    A trial that --out has already is not made again, so that a run that was stopped goes on. With --fasta the needle
+    is also hidden in the bases of a genome.
+
+    Example: titans-seq bench recall --out bench --tasks mqar,copying --models lmm,attention
+    """
+    from titans_seq.bench.recall import TASKS, Plan, bench_recall
+
+    plan = Plan(
+        tasks=tuple(tasks.split(",")) if tasks else (*TASKS, *(["needle_genome"] if fasta else [])),
+        seeds=seeds_of(seeds),
+        steps=steps,
+        threads=threads,
+        longest=longest,
+    )
+    if models:
+        plan = plan._replace(models=tuple(models.split(",")))
+    return *bench_recall(out, plan, fasta=fasta, again=again), 0
+
+
+@command(app)
+def ablation(
+    out: Out = Path("bench"),
+    models: Annotated[str | None, typer.Option(help="Rows of the table, with commas between them.")] = None,
+    seeds: Seeds = "0,1,2",
+    steps: Steps = None,
+    fasta: Fasta = None,
+    threads: OneThread = 1,
+    again: Again = False,
+) -> Any:
+    """Repeat Titans' ablation on a small language model of nucleotides: bits a nucleotide without each part.
+
+    A trial that --out has already is not made again, so that a run that was stopped goes on. Without --fasta it
+    reads the sample that travels with the package.
+
+    Example: titans-seq bench ablation --out bench --fasta genome.fa.gz
+    """
+    from titans_seq.bench.ablation import SAMPLE, Plan, bench_ablation
+
+    plan = Plan(tuple(models.split(",")) if models else None, seeds_of(seeds), threads=threads)
+    plan = plan if steps is None else plan._replace(steps=steps)
+    return *bench_ablation(out, plan, fasta=fasta or SAMPLE, again=again), 0

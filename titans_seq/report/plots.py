@@ -301,17 +301,75 @@ def scaling_plot(panels: Sequence[Panel], out: Path, *, title: str = "") -> None
             line = axes.plot(sizes, values, style, color=colour, marker="o", markersize=4, linewidth=1.6)
             handles[name] = line[0]
         axes.set(xscale="log", yscale="log")
-        axes.xaxis.set_major_locator(LogLocator(base=4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x < 2**20 else f"{x / 2**20:g} Mi"))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.12g}"))
         _named(axes, panel.x, panel.y)
         _titled(axes, panel.title)
-        axes.tick_params(axis="x", labelrotation=30)
-        axes.minorticks_off()
+        _sizes(axes)
     if title:
         figure.suptitle(_shown(title, TITLE), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
+    _legend(figure, handles)
+    _save(figure, out)
+
+
+def _sizes(axes: Axes) -> None:
+    """Ticks of an axis of sizes, a factor of four apart."""
+    axes.xaxis.set_major_locator(LogLocator(base=4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x < 2**20 else f"{x / 2**20:g} Mi"))
+    axes.tick_params(axis="x", labelrotation=30)
+    axes.minorticks_off()
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """What a name looks like, below the panels."""
     figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5, frameon=False
+        handles.values(), handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8.5, frameon=False
     )
+
+
+class Share(NamedTuple):
+    """A share of right answers and an interval around it, at a size."""
+
+    size: int
+    share: float
+    low: float
+    high: float
+
+
+class Chart(NamedTuple):
+    """One pair of axes for shares by size."""
+
+    title: str
+    lines: Mapping[str, Sequence[Share]]  # by name; a name has one colour in all charts
+    chance: float
+    trained: int  # the size of training
+
+
+def accuracy_plot(charts: Sequence[Chart], out: Path) -> None:
+    """Draw shares of right answers by length with their intervals, the length of training and chance marked.
+
+    Args:
+        charts: side by side.
+        out: PNG to write.
+    """
+    names = list(dict.fromkeys(name for chart in charts for name in chart.lines))
+    styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
+    figure = _figure(max(6.4, 4.8 * len(charts)), 4.6)
+    handles: dict[str, Any] = {}
+    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False, sharey=True)[0], charts, strict=True):
+        axes.set(xscale="log", ylim=(-0.03, 1.03))
+        for place, name in enumerate(chart.lines):
+            sizes, share, low, high = np.array(chart.lines[name], float).T
+            beside = sizes * 1.03 ** (place - len(chart.lines) / 2)  # so that intervals do not hide each other
+            errors = np.stack([share - low, high - share])
+            colour, style = styles[name]
+            handles[name] = axes.errorbar(
+                beside, share, errors, fmt=style, color=colour, marker="o", markersize=4, linewidth=1.6, elinewidth=1
+            )
+        handles["length of training"] = axes.axvline(chart.trained, color=GREY, linewidth=1.2, linestyle="--")
+        handles["chance"] = axes.axhline(chart.chance, color=GREY, linewidth=1.2, linestyle=":")
+        _named(axes, "tokens", "right answers")
+        _titled(axes, chart.title)
+        _sizes(axes)
+    _legend(figure, handles)
     _save(figure, out)
