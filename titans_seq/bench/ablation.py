@@ -120,8 +120,8 @@ def about(results: Results) -> str:
         f"{SIZE['depth']} blocks of width {SIZE['width']}, {SIZE['heads']} heads, chunks of {CHUNK}, two-layer memory; "
         f"segments and windows of {WINDOW}; {facts['steps']} steps of {facts['batch_size']} x {LENGTH} bases of "
         f"{', '.join(sources)}: trained on the first {TRAINED:.2%}, rate chosen by the part up to {VALIDATED:.2%}, "
-        f"tested on random stretches of the rest. Mean (least to most) over the seeds, best first. The paper's numbers are "
-        "perplexities of a 400M model on text."
+        f"tested on random stretches of the rest. Mean (least to most) over the seeds, best first. The paper's "
+        "numbers are perplexities of a 400M model on text."
     )
 
 

@@ -170,12 +170,13 @@ def about(facts: dict[str, Any], asked: Sequence[str]) -> str:
     steps = ", ".join(f"{task} {facts[task]['steps']} of {facts[task]['batch_size']} sequences" for task in asked)
     return (
         f"{SIZE['depth']} blocks of width {SIZE['width']}, {SIZE['heads']} heads, chunks of {CHUNK}; segments and "
-        f"windows of {WINDOW} tokens; AdamW, cosine, warm-up, clipped; steps: {steps}. mqar: {PAIRS} pairs of {KEYS} "
-        f"keys and {VALUES} values. needle: a marker of {len(MARKER)} bases, a key of {KEY} and a value of {VALUE}, right if "
-        f"all bases of the value are; trained with {QUESTIONS} questions a sequence and tested with one, memories with "
-        f"convolutions over {NEEDLE_CONV} bases, else over 4; attention to all is tested up to {QUADRATIC:,} tokens. "
-        "copying: half of the tokens, once more. parity: of random bits, at each. s5: the product of exchanges of two "
-        "of five things, at each."
+        f"windows of {WINDOW} tokens; AdamW, cosine, warm-up, clipped; steps: {steps}.\n\n"
+        f"- mqar: {PAIRS} pairs of {KEYS} keys and {VALUES} values, each key asked for once.\n"
+        f"- needle: a marker of {len(MARKER)} bases, a key of {KEY} and a value of {VALUE}, right if all bases of the "
+        f"value are; trained with {QUESTIONS} questions a sequence and tested with one. Memories have convolutions "
+        f"over {NEEDLE_CONV} bases here, else over 4. Attention to everything is tested up to {QUADRATIC:,} tokens.\n"
+        "- copying: half of the tokens, once more.\n"
+        "- parity: of random bits, at each. s5: the product of exchanges of two of five things, at each."
     )
 
 

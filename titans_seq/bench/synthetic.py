@@ -74,10 +74,12 @@ def marked(tokens: np.ndarray) -> np.ndarray:
     return found
 
 
-def _unmark(rng: Generator, tokens: np.ndarray, planted: np.ndarray) -> None:
-    """Change a base of every marker of ``tokens`` (B, T) that is there by chance, none that is ``planted`` (B, T)."""
+def _unmark(rng: Generator, tokens: np.ndarray, starts: np.ndarray, planted: np.ndarray) -> None:
+    """Change a base that is not ``planted`` (B, T) of every marker of ``tokens`` (B, T) but those at ``starts``."""
     while True:
-        row, start = np.nonzero(marked(tokens) & ~planted[:, : 1 - len(MARKER)])
+        found = marked(tokens)
+        np.put_along_axis(found, starts, False, axis=1)
+        row, start = np.nonzero(found)
         if not len(row):
             return
         place = start + np.argmin(planted[row[:, None], start[:, None] + np.arange(len(MARKER))], axis=1)
@@ -133,7 +135,7 @@ def needle(
     planted = np.zeros(tokens.shape, bool)
     tokens[row, place], planted[row, place] = secret, True
     targets[row, place[:, 1:, -value:] - 1] = secret[..., -value:]
-    _unmark(rng, tokens, planted)
+    _unmark(rng, tokens, start, planted)
     return Drawn(tokens[:, :-1], targets[:, :-1])
 
 
