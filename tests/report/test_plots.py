@@ -9,7 +9,17 @@ import pytest
 from matplotlib.image import imread
 
 from titans_seq.data.record import Series
-from titans_seq.report.plots import Panel, bits, forecast_plot, likelihood_plot, scaling_plot, training_curve
+from titans_seq.report.plots import (
+    Chart,
+    Panel,
+    Share,
+    accuracy_plot,
+    bits,
+    forecast_plot,
+    likelihood_plot,
+    scaling_plot,
+    training_curve,
+)
 
 NAMES = ["temperature", "$\\frac{", "a\x00b\nc", "温度", "x" * 10_000, "<b>"]
 START = datetime(2024, 1, 1)
@@ -117,3 +127,11 @@ def test_sizes_and_what_grows_with_them(tmp_path: Path) -> None:
     dot = [Panel(name, "x", "y", {"a": [(1.0, 1.0)]}) for name in "ab"]
     scaling_plot(dot, tmp_path / "dot.png")
     assert shown(tmp_path / "dot.png")
+
+
+def test_right_answers_by_length(tmp_path: Path) -> None:
+    lines = {f"model {i}": [Share(4**n, 0.05 * i, 0.04 * i, 0.06 * i) for n in range(4, 9)] for i in range(11)}
+    accuracy_plot([Chart(title, lines, 1 / 16, 256) for title in ("random", "$\\frac{")], tmp_path / "two.png")
+    assert shown(tmp_path / "two.png")
+    accuracy_plot([Chart("one", {"a": [Share(256, 1.0, 0.9, 1.0)]}, 0.5, 256)], tmp_path / "one.png")
+    assert shown(tmp_path / "one.png")
