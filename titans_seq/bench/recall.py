@@ -155,7 +155,7 @@ def report(results: Results) -> str:
     parts = ["# Recall and state tracking", results.headline(), about(facts, asked)]
     parts += [
         "## Accuracy at the length of training",
-        f"Mean (least to most) over {max((c['seed'] for c in cells), default=0) + 1} seeds.",
+        f"Mean (least to most) over the seeds {', '.join(map(str, sorted({c['seed'] for c in cells})))}.",
         markdown(["", *asked], lines),
     ]
     for task in asked:
