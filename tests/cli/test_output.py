@@ -18,7 +18,7 @@ from titans_seq.cli import app
 
 PROGRAM = [sys.executable, "-c", "from titans_seq.cli import main; main()"]
 COMMON = {"--json", "--quiet", "--debug", "--help"}
-LONG = {"demo", "bench memory", "bench long"}  # take minutes; they have tests of their own
+LONG = {"demo", *(f"bench {name}" for name in ("memory", "long", "recall", "ablation"))}  # have tests of their own
 
 
 def commands(group: Any = None, at: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
