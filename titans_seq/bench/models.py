@@ -10,7 +10,8 @@ from titans_seq.backbone import BackboneConfig
 from titans_seq.errors import UsageError
 
 SIZE = {"width": 64, "depth": 2, "heads": 2}
-CHUNK, WINDOW = 16, 32  # tokens of a chunk; of a segment, and rows that attention beside a memory sees
+CHUNK = 16  # tokens
+WINDOW = 16  # of a segment, and rows that sliding attention sees: two blocks reach 30 back, and a copy stands 32 off
 
 Choices = Mapping[str, Mapping[str, Any]]
 

@@ -83,14 +83,14 @@ def tasks(plan: Plan, fasta: str | None) -> dict[str, Task]:
     recall = partial(associative_recall, pairs=PAIRS, keys=KEYS, values=VALUES)
     symbols = KEYS + VALUES
     known = {
-        "mqar": _alike(recall, symbols, symbols, 64, training(300), {64: 512}),
-        "needle": _needle(None, training(150, 16), plan.longest),
+        "mqar": _alike(recall, symbols, symbols, 64, training(400), {64: 512}),
+        "needle": _needle(None, training(300, 16), plan.longest),
         "copying": _alike(partial(copying, symbols=SYMBOLS), SYMBOLS + 1, SYMBOLS, 64, training(200), {64: 512}),
         "parity": _alike(parity, 2, 2, 32, training(200), {32: 512, 256: 64}),
         "s5": _alike(partial(s5, swaps=True), 120, 120, 16, training(200), {16: 1024, 128: 128}),
     }
     if fasta is not None:
-        known["needle_genome"] = _needle(fasta, training(150, 16), plan.longest)
+        known["needle_genome"] = _needle(fasta, training(300, 16), plan.longest)
     if strange := [name for name in plan.tasks if name not in known]:
         hint = " Give --fasta." if strange[0] in NEEDLES else ""
         raise UsageError(f"--tasks {strange[0]} is not one of {', '.join(known)}.{hint}")
