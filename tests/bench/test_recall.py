@@ -145,9 +145,12 @@ def test_what_is_there_is_not_repeated(trials: list[Any], tmp_path: Path) -> Non
     half = json.loads(file.read_text())
     del half["cells"][key_of("needle", "attention", 1)]
     half["cells"][key_of("copying", "lmm_linear", 0)]["backbone"]["width"] = 8  # of a release with another model
+    half["cells"][key_of("needle", "attention", 0)]["backbone"]["colour"] = "blue"
+    del half["cells"][key_of("copying", "attention", 0)]["backbone"]["ffn"]  # of one before there was a choice
     file.write_text(json.dumps(half))
     again, _ = recall.bench_recall(tmp_path, PLAN)
-    assert [(kind, seed) for kind, seed, _ in trials] == [("lmm", 0), ("attention", 1)] and again == text
+    assert [(kind, seed) for kind, seed, _ in trials] == [("lmm", 0), ("attention", 0), ("attention", 1)]
+    assert again == text
 
 
 def test_trials_of_other_settings_are_not_put_beside(trials: list[Any], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from titans_seq.backbone import Backbone, BackboneConfig
@@ -188,6 +189,18 @@ def settings(tasks: Mapping[str, Task], threads: int) -> dict[str, Any]:
     }
 
 
+def _is_there(wanted: dict[str, Any], cell: dict[str, Any] | None) -> bool:
+    """Whether a cell is of the file and the model that are wanted; what a config has gained since counts as default."""
+    try:
+        return (
+            cell is not None
+            and cell["source"] == wanted["source"]
+            and BackboneConfig.model_validate(cell["backbone"]) == BackboneConfig.model_validate(wanted["backbone"])
+        )
+    except ValidationError:
+        return False
+
+
 def measure(
     results: Results,
     tasks: Mapping[str, Task],
@@ -205,7 +218,7 @@ def measure(
             for model, config in models(task).items():
                 about = {"task": name, "model": model, "seed": seed, "source": task.source}
                 wanted[key_of(name, model, seed)] = {**about, "backbone": config.model_dump(mode="json")}
-    missing = {key: cell for key, cell in wanted.items() if not cell.items() <= results.cells.get(key, {}).items()}
+    missing = {key: cell for key, cell in wanted.items() if not _is_there(cell, results.cells.get(key))}
     with Progress("measuring", "trials", len(wanted), len(wanted) - len(missing)) as progress:
         for key, cell in missing.items():
             first = results.cells.get(key_of(cell["task"], cell["model"], seeds[0]))
