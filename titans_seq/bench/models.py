@@ -1,6 +1,6 @@
 """The small models that are compared, by name: all of one width, depth and heads.
 
-To add one, a preset of MIRAS say: its name and what it chooses, in `MODELS`.
+To add one: its name and what it chooses, in `MODELS`. Any preset of MIRAS is known by its name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,13 @@ from typing import Any
 
 from titans_seq.backbone import BackboneConfig
 from titans_seq.errors import UsageError
+from titans_seq.miras.presets import PRESETS
 
 SIZE = {"width": 64, "depth": 2, "heads": 2}
 CHUNK = 16  # tokens
 WINDOW = 16  # of a segment, and rows that sliding attention sees: two blocks reach 30 back, and a copy stands 32 off
 
-Choices = Mapping[str, Mapping[str, Any]]
+Choices = Mapping[str, Any]  # fields of a `BackboneConfig`
 
 MODELS: dict[str, Choices] = {
     "lmm": {"block": {"kind": "lmm"}},
@@ -23,7 +24,9 @@ MODELS: dict[str, Choices] = {
     "mal": {"block": {"kind": "mal", "window": WINDOW}},
     "attention": {"block": {"kind": "attention"}},
     "sliding": {"block": {"kind": "attention", "window": WINDOW}},
+    **{name: {"preset": name} for name in ("gated_deltanet", "mamba2", "yaad")},
 }
+KNOWN = MODELS | {name: {"preset": name} for name in PRESETS if name not in MODELS}
 
 
 def backbone(choices: Choices, conv: int) -> BackboneConfig:
@@ -32,7 +35,7 @@ def backbone(choices: Choices, conv: int) -> BackboneConfig:
     return BackboneConfig.model_validate({**SIZE, **choices, "memory": memory})
 
 
-def models(names: Sequence[str], conv: int = 4, known: Mapping[str, Choices] = MODELS) -> dict[str, BackboneConfig]:
+def models(names: Sequence[str], conv: int = 4, known: Mapping[str, Choices] = KNOWN) -> dict[str, BackboneConfig]:
     """Backbones by name.
 
     Raises:

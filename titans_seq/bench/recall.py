@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from titans_seq.bench.genome import read_genome, stretches
-from titans_seq.bench.models import CHUNK, MODELS, SIZE, WINDOW, models
+from titans_seq.bench.models import CHUNK, KNOWN, MODELS, SIZE, WINDOW, models
 from titans_seq.bench.results import Results, markdown, opened
 from titans_seq.bench.synthetic import MARKER, associative_recall, copying, needle, parity, s5
 from titans_seq.bench.trial import QUADRATIC, SEEDS, Draw, Draws, Score, Task, interval, measure, settings, values
@@ -127,7 +127,7 @@ def _lengths_table(cells: Sequence[dict[str, Any]], task: str) -> str:
 
 def _models(cells: Sequence[dict[str, Any]]) -> list[str]:
     """Models that were measured, in the order of the table."""
-    return [model for model in MODELS if any(cell["model"] == model for cell in cells)]
+    return [model for model in KNOWN if any(cell["model"] == model for cell in cells)]
 
 
 def report(results: Results) -> str:
