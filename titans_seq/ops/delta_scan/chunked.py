@@ -27,7 +27,7 @@ from torch import Tensor
 from titans_seq.ops.delta_scan import DeltaInputs
 
 TILE = 32  # steps, a power of two; the fastest of 16, 32, 64 and 128 on a CPU (benchmarks/delta_scan.py)
-BLOCK = 1024  # steps whose coefficients are held at once: some megabytes a head
+BLOCK = 1024  # steps whose coefficients are held at once: some megabytes a head; 512 and 2048 are slower
 NOTHING = (0, 0, 0, 1, 0, 0)  # of each part of `DeltaInputs`: a token that leaves the memory as it is
 
 
@@ -59,23 +59,20 @@ def _join(own: Tensor, reads: Tensor, writes: Tensor, decay: Tensor) -> Joined:
         writes: (G, c, K, D).
         decay: (G, c, 1, D) of the tokens; one for all channels of which ``reads`` and ``writes`` have D.
     """
-    scores, reads, writes, decay = (
-        own[..., None, None],
-        reads[:, :, :, None],
-        writes[:, :, :, None],
-        decay[..., None, :],
-    )
-    while decay.shape[1] > 1:
-        (before, reads_after), (writes_before, after) = _halves(reads), _halves(writes)
+    R, K, tokens = reads.shape[2], writes.shape[2], decay.shape[1]
+    scores, reads, writes = own[..., None, None], reads.flatten(1, 2), writes.flatten(1, 2)
+    while (pairs := decay.shape[1] // 2) > 0:
+        reads, writes = (rows.unflatten(1, (pairs, 2, -1)) for rows in (reads, writes))
+        corner = torch.bmm(reads[:, :, 1].flatten(0, 1), writes[:, :, 0].flatten(0, 1).mT)
+        corner = corner.unflatten(2, (-1, K)).unflatten(1, (-1, R)).permute(0, 4, 2, 1, 3)
+        scores = _lower(scores, corner.unflatten(0, (-1, pairs)))
         first, second = _halves(decay)
-        corner = torch.bmm(reads_after.flatten(2, 3).flatten(0, 1), writes_before.flatten(2, 3).flatten(0, 1).mT)
-        corner = corner.unflatten(2, (writes.shape[2], -1)).unflatten(1, (reads.shape[2], -1))
-        corner = corner.permute(0, 3, 1, 2, 4).unflatten(0, reads_after.shape[:2])
-        scores = _lower(scores, corner)
-        reads = torch.cat([before, first * reads_after], 3)
-        writes = torch.cat([writes_before * second, after], 3)
+        one = torch.ones_like(first)
+        reads = (reads * torch.stack([one, first], 2)).flatten(1, 3)
+        writes = (writes * torch.stack([second, one], 2)).flatten(1, 3)
         decay = first * second
-    return Joined(scores[:, 0], reads[:, 0], writes[:, 0], decay[:, 0, 0])
+    reads, writes = (rows.unflatten(1, (tokens, -1)).transpose(1, 2) for rows in (reads, writes))
+    return Joined(scores[:, 0], reads, writes, decay[:, 0])
 
 
 def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor, steps: int) -> Joined:
@@ -85,7 +82,7 @@ def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor, steps: int) -> Joi
     own = torch.cat([decay.new_ones(1, steps), decay.new_ones(steps, steps).tril(-1)])[:R].mT
     entered = torch.cat([decay, torch.ones_like(decay), decay.expand(-1, -1, steps - 1, -1)], 2)[:, :, :R]
     if decay.shape[-1] > 1:
-        own = own.repeat(writes.shape[2] // steps, 1) * (writes @ reads.mT)
+        own = own.repeat(writes.shape[2] // steps, 1) * (writes[:, :, :, None] * reads[:, :, None]).sum(-1)
         return _join(own, entered * reads, writes, decay)
     # one decay a token: the decays alone are joined, as reads and writes of one channel
     own = own.expand(*decay.shape[:2], -1, -1)
