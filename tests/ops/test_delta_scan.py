@@ -1,6 +1,6 @@
 """Laws of the delta scan: every backend against the printed recurrence, and that against the models it stands for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,15 +17,6 @@ EXACT = 1e-10  # float64, relative to the largest entry; measured over all of th
 PARALLEL: list[Backend] = [backend for backend in BACKENDS if backend != "reference"]
 DECAYS = ["none", "head", "channel"]
 ENDS = torch.tensor([-torch.inf, -13.8, -1e-3, 0.0], dtype=torch.float64)  # decays of 0, 1e-6, 0.999 and 1
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are several times slower on two threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Problem(NamedTuple):

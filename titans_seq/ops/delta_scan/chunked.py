@@ -5,10 +5,10 @@ came in, decayed, and the writes so far, decayed. With $\Lambda$ the products of
 
 $U = (I + L_{ab})^{-1} (A M_0 + L_{ak} V)$ and $Y = Q M_0 + L_{qk} V - L_{qb} U$,
 
-where $L_{xy} = (x_t^\top \Lambda_{ts}\, y_s)$ for s before t, and A and Q are decayed since the tile's start. So reads
-and the memory after the tile are affine in the memory before it. All of it is computed for a block of tiles at once;
-tile by tile only $M \leftarrow X M + Y$ is left to do (Yang et al., Parallelizing linear transformers with the delta
-rule, 2024; Gated DeltaNet, 2024; GLA, 2023, for decays by channel).
+where $L_{xy} = (x_t^\top \Lambda_{ts}\, y_s)$ for s before t (for q up to t), and A and Q are decayed since the tile's
+start. So reads and the memory after the tile are affine in the memory before it. All of it is computed for a block of
+tiles at once; tile by tile only $M \leftarrow X M + Y$ is left to do (Yang et al., Parallelizing linear transformers
+with the delta rule, 2024; Gated DeltaNet, 2024; GLA, 2023, for decays by channel).
 
 Decays are only ever multiplied: neighbouring blocks are joined, 1 with 1, 2 with 2 and so on, the reads of the right
 one decayed since the seam, the writes of the left one decayed up to it. There is no logarithm and no quotient, so
