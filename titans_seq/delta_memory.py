@@ -26,13 +26,11 @@ class DecayGate(nn.Module):
     """log w of a `Decay`, (B, T, D) → (B, H, T) or by channel (B, H, T, d), and of the exponential form its step Δ."""
 
     project: Any
-    log_decay: Tensor
 
     def __init__(self, width: int, heads: int, config: Decay, rank: int | None):
         super().__init__()
         self.heads, self.config = heads, config
         if config.form == "fixed":
-            self.register_buffer("log_decay", torch.log1p(-(2.0 ** (-5 - torch.arange(heads)))), persistent=False)
             return
         if config.by == "channel":
             # at first 2 to 5 % a token
@@ -53,8 +51,9 @@ class DecayGate(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """log w ≤ 0, and Δ > 0 (B, H, T) or None."""
         form = self.config.form
-        if form == "fixed":
-            return self.log_decay.to(x)[:, None].expand(len(x), -1, x.shape[1]), None
+        if form == "fixed":  # in float64, whatever x is: a long memory is the power of a number near 1
+            heads = torch.arange(self.heads, device=x.device, dtype=torch.float64)
+            return torch.log1p(-(2 ** (-5 - heads)))[:, None].expand(len(x), -1, x.shape[1]), None
         z = in_full(self.project(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, 1 or d)
         if self.config.by == "head":
             z = z.squeeze(-1)

@@ -25,10 +25,24 @@ class Preset(NamedTuple):
 
 _TITANS = "Titans, arXiv 2501.00663"
 _MIRAS = "MIRAS, arXiv 2504.13173"
+_LMM = {
+    "structure": {"kind": "mlp"},
+    "bias": {"kind": "l2"},
+    "retention": {"kind": "forgetting"},
+    "learning": {"kind": "momentum"},
+}
 _PLAIN: dict[str, Any] = {"structure": {"kind": "matrix"}, "features": "plain", "conv": 1}  # no norm, no convolution
 _HYBRID: dict[str, Any] = {"kind": "hybrid"}
 _DEEP = {"kind": "mlp", "depth": 2, "expansion": 4.0, "norm": True}  # x + LN(W GELU(W x)), MIRAS section 5.3
-_MIRAS_BLOCK = {"structure": _DEEP, "learning": {"kind": "gradient_descent"}, "rope": True, "gate_rank": 32}
+# Their steps are as printed, not divided by what a token's Jacobian bears: under the norm that bound is an order too
+# careful, so that these memories, which forget, would hardly move, and it would cancel the δ of Yaad's slope. What
+# bounds them is their own: the norm under which gradients shrink as weights grow, Yaad's δ, Memora's simplex.
+_MIRAS_BLOCK = {
+    "structure": _DEEP,
+    "learning": {"kind": "gradient_descent", "normalised": False},
+    "rope": True,
+    "gate_rank": 32,
+}
 _DELTA = {"structure": {"kind": "matrix"}, "bias": {"kind": "l2"}, "retention": {"kind": "none"}}
 _HEBB = {"bias": {"kind": "dot_product"}, "retention": {"kind": "none"}, "learning": {"kind": "exact", "rate": "one"}}
 _GATED = {"kind": "decay", "by": "head", "form": "exponential"}
@@ -37,13 +51,18 @@ _MONETA = _MIRAS_BLOCK | {"bias": {"kind": "lp", "p": 3.0}, "retention": {"kind"
 _YAAD = _MIRAS_BLOCK | {"bias": {"kind": "huber_switch", "delta": "token"}, "retention": {"kind": "forgetting"}}
 _MEMORA = _MIRAS_BLOCK | {"bias": {"kind": "l2"}, "retention": {"kind": "kl"}}
 _GATED_DELTANET = _DELTA | {"retention": _GATED, "learning": {"kind": "exact", "rate": "sigmoid"}}
-_TTT = {"learning": {"kind": "gradient_descent"}, "retention": {"kind": "none"}, "chunk_size": 16}
+_TTT = {
+    "bias": {"kind": "l2"},
+    "retention": {"kind": "none"},
+    "learning": {"kind": "gradient_descent"},
+    "chunk_size": 16,
+}
 
 PRESETS: dict[str, Preset] = {
-    "lmm": Preset({}, f"{_TITANS}, eq. 8-15", {"kind": "lmm"}),
-    "mac": Preset({}, f"{_TITANS}, eq. 21-25", {"kind": "mac"}),
-    "mag": Preset({}, f"{_TITANS}, eq. 26-28", {"kind": "mag"}),
-    "mal": Preset({}, f"{_TITANS}, eq. 29-31", {"kind": "mal"}),
+    "lmm": Preset(_LMM, f"{_TITANS}, eq. 8-15", {"kind": "lmm"}),
+    "mac": Preset(_LMM, f"{_TITANS}, eq. 21-25", {"kind": "mac"}),
+    "mag": Preset(_LMM, f"{_TITANS}, eq. 26-28", {"kind": "mag"}),
+    "mal": Preset(_LMM, f"{_TITANS}, eq. 29-31", {"kind": "mal"}),
     "moneta": Preset(_MONETA, f"{_MIRAS}, eq. 24-25"),
     "yaad": Preset(_YAAD, f"{_MIRAS}, eq. 26"),
     "memora": Preset(_MEMORA, f"{_MIRAS}, eq. 27"),
@@ -124,27 +143,30 @@ def with_preset(given: Any, part: str) -> Any:
     """The mapping ``given`` with its key ``preset`` resolved: the ``part`` of the preset below what is given.
 
     A field that is a choice, a mapping with ``kind``, is overridden as a whole where the kind differs, and key by key
-    where it is the same or not given.
+    where it is the same or not given. A memory that names a preset of its own keeps nothing of the backbone's.
 
     Raises:
-        ValueError: if there is no such preset; names those there are.
+        ValueError: if there is no such preset, naming those there are, or it has no memory where one is asked for.
     """
     if not isinstance(given, dict) or "preset" not in given:
         return given
     name = given["preset"]
-    if name not in PRESETS:
+    if name not in tuple(PRESETS):  # which a list or a mapping may be asked about
         raise ValueError(f"preset {name!r} is not known; there are {', '.join(PRESETS)}")
     preset = PRESETS[name]
+    if part == "memory" and preset.block["kind"] == "attention":
+        raise ValueError(f"preset {name} has no memory; give it as the preset of the backbone")
     base: dict[str, Any] = preset.memory if part == "memory" else {"block": preset.block, "memory": preset.memory}
     return _over(base, {key: value for key, value in given.items() if key != "preset"})
 
 
 def _over(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` over ``base``, mappings key by key unless they are of another kind."""
+    """``given`` over ``base``, mappings key by key unless they are of another kind or a preset."""
     found = dict(base)
     for key, value in given.items():
         below = found.get(key)
-        if isinstance(below, dict) and isinstance(value, dict) and value.get("kind", kind := below.get("kind")) == kind:
-            value = _over(below, value)
+        if isinstance(below, dict) and isinstance(value, dict) and "preset" not in value:
+            kind = below.get("kind")
+            value = _over(below, value) if value.get("kind", kind) == kind else value
         found[key] = value
     return found
