@@ -34,12 +34,13 @@ _LMM = {
 _PLAIN: dict[str, Any] = {"structure": {"kind": "matrix"}, "features": "plain", "conv": 1}  # no norm, no convolution
 _HYBRID: dict[str, Any] = {"kind": "hybrid"}
 _DEEP = {"kind": "mlp", "depth": 2, "expansion": 4.0, "norm": True}  # x + LN(W GELU(W x)), MIRAS section 5.3
-# Their steps are as printed, not divided by what a token's Jacobian bears: under the norm that bound is an order too
-# careful, so that these memories, which forget, would hardly move, and it would cancel the δ of Yaad's slope. What
-# bounds them is their own: the norm under which gradients shrink as weights grow, Yaad's δ, Memora's simplex.
+# Steps as printed, not divided by what a token's Jacobian bears: under the norm that bound is an order too careful, so
+# that these memories, which forget, would hardly move, and it would cancel the δ of Yaad's slope. What bounds them is
+# their own: the norm, under which gradients shrink as weights grow, Yaad's δ, Memora's simplex. A quarter of κ, since
+# with 1 Memora overshoots and Yaad, whose slope has norm δ√D beyond δ, trains with gradients of norm 400.
 _MIRAS_BLOCK = {
     "structure": _DEEP,
-    "learning": {"kind": "gradient_descent", "normalised": False},
+    "learning": {"kind": "gradient_descent", "normalised": False, "step": 0.25},
     "rope": True,
     "gate_rank": 32,
 }
