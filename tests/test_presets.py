@@ -574,7 +574,7 @@ def test_a_memory_as_it_begins_learns(name: str) -> None:
         _, last = layer(x, first)
         q, *_ = layer.inputs(x[:, -8:], last)
         before, after = layer.read(q, first.scan), layer.read(q, last.scan)
-    assert (after - before).norm() > 0.02 * before.norm()
+    assert (after - before).norm() > 0.02 * before.norm()  # 0.05 measured of Moneta, else 0.07 and more
 
 
 # --- training and streams
@@ -602,13 +602,13 @@ def trained(name: str, steps: int) -> tuple[SequenceModel, list[float]]:
 
 
 def norms(state: MemoryState) -> Tensor:
-    """Frobenius norm of each head's memory, (memories, B, H)."""
-    weights = [layer.scan.weights for layer in state.layers if layer.scan is not None]
-    return torch.stack([sum(w.square().sum((-2, -1)) for w in layer).sqrt() for layer in weights])  # type: ignore[union-attr]
+    """Frobenius norm of what each head holds, a memory or attention's window, (blocks, B, H)."""
+    held = [layer.window if layer.scan is None else layer.scan.weights for layer in state.layers]
+    return torch.stack([torch.stack([w.square().sum((-2, -1)) for w in parts]).sum(0).sqrt() for parts in held])
 
 
 def growth(backbone: Backbone, tokens: int) -> Tensor:
-    """Norm of each memory at the end of a stream over that at a tenth of it: of random bases, and of A alone."""
+    """Norms at the end of a stream over those at a tenth of it: of random bases, and of A alone."""
     stream = torch.stack([torch.randint(0, N, (tokens,)), torch.full((tokens,), A)])
     found = []
     with torch.no_grad():
@@ -634,7 +634,7 @@ def assert_trains_and_streams(name: str, steps: int, tokens: int) -> None:
     model, losses = trained(name, steps)
     part = min(10, steps // 2)
     assert sum(losses[-part:]) < sum(losses[:part])
-    if name in MEMORIES:
+    if name != "transformer":  # which holds all that it has read
         grown = growth(model.backbone, tokens)
         # a memory that decays holds its last tokens alone, and so less of one than of another: 0.35 measured, Mamba-2's
         assert 0.1 < grown.min() and grown.max() < most(name)

@@ -36,21 +36,21 @@ _HYBRID: dict[str, Any] = {"kind": "hybrid"}
 _DEEP = {"kind": "mlp", "depth": 2, "expansion": 4.0, "norm": True}  # x + LN(W GELU(W x)), MIRAS section 5.3
 # Steps as printed, not divided by what a token's Jacobian bears: under the norm that bound is an order too careful, so
 # that these memories, which forget, would hardly move, and it would cancel the δ of Yaad's slope. What bounds them is
-# their own: the norm, under which gradients shrink as weights grow, Yaad's δ, Memora's simplex. A quarter of κ, since
-# with 1 Memora overshoots and Yaad, whose slope has norm δ√D beyond δ, trains with gradients of norm 400.
-_MIRAS_BLOCK = {
-    "structure": _DEEP,
-    "learning": {"kind": "gradient_descent", "normalised": False, "step": 0.25},
-    "rope": True,
-    "gate_rank": 32,
-}
+# their own: the norm, under which gradients shrink as weights grow, Yaad's δ, Memora's simplex.
+_AS_PRINTED = {"kind": "gradient_descent", "normalised": False}
+_MIRAS_BLOCK = {"structure": _DEEP, "learning": _AS_PRINTED, "rope": True, "gate_rank": 32}
+# κ of Yaad, whose slope has norm δ√D beyond δ and which with 1 trains with gradients of norm 400, and of Memora, which
+# with 1 overshoots
+_QUARTER = {"learning": _AS_PRINTED | {"step": 0.25}}
 _DELTA = {"structure": {"kind": "matrix"}, "bias": {"kind": "l2"}, "retention": {"kind": "none"}}
 _HEBB = {"bias": {"kind": "dot_product"}, "retention": {"kind": "none"}, "learning": {"kind": "exact", "rate": "one"}}
 _GATED = {"kind": "decay", "by": "head", "form": "exponential"}
 
 _MONETA = _MIRAS_BLOCK | {"bias": {"kind": "lp", "p": 3.0}, "retention": {"kind": "lq", "q": 4.0}}
-_YAAD = _MIRAS_BLOCK | {"bias": {"kind": "huber_switch", "delta": "token"}, "retention": {"kind": "forgetting"}}
-_MEMORA = _MIRAS_BLOCK | {"bias": {"kind": "l2"}, "retention": {"kind": "kl"}}
+_YAAD = (
+    _MIRAS_BLOCK | _QUARTER | {"bias": {"kind": "huber_switch", "delta": "token"}, "retention": {"kind": "forgetting"}}
+)
+_MEMORA = _MIRAS_BLOCK | _QUARTER | {"bias": {"kind": "l2"}, "retention": {"kind": "kl"}}
 _GATED_DELTANET = _DELTA | {"retention": _GATED, "learning": {"kind": "exact", "rate": "sigmoid"}}
 _TTT = {
     "bias": {"kind": "l2"},
