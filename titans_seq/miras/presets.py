@@ -5,8 +5,8 @@ any field. What is resolved is written to ``config.json``, not the name. Where a
 (Mamba-2's D skip, LaCT's SwiGLU memory, RWKV-7's token shift), that is not here: a preset is the rule in our block.
 
 Where a paper's form does not last we keep ours, and name the difference: Titans and MIRAS forget towards the initial
-memory, not zero (``retention: {towards: zero}`` is as printed), and their step is normalised (``learning:
-{normalised: false}``). MIRAS makes θ of each channel by a projection of low rank; α is one a head, and so is Yaad's δ,
+memory, not zero (``retention: {towards: zero}`` is as printed), and the step of Titans and TTT is normalised
+(``learning: {normalised: false}`` is as printed; MIRAS' own is not, see below). MIRAS makes θ of each channel by a projection of low rank; α is one a head, and so is Yaad's δ,
 since its switch looks at a norm (with ``bias: {kind: huber, delta: token}`` δ is one a channel).
 
 To add one: a line in `PRESETS`.
