@@ -6,8 +6,8 @@ any field. What is resolved is written to ``config.json``, not the name. Where a
 
 Where a paper's form does not last we keep ours, and name the difference: Titans and MIRAS forget towards the initial
 memory, not zero (``retention: {towards: zero}`` is as printed), and the step of Titans and TTT is normalised
-(``learning: {normalised: false}`` is as printed; that of MIRAS' three is not, see `_AS_PRINTED`). MIRAS makes θ of each channel by a
-projection of low rank; α is one a head, and so is Yaad's δ, since its switch looks at a norm (with
+(``learning: {normalised: false}`` is as printed; that of MIRAS' three is not, see `_AS_PRINTED`). MIRAS makes θ of
+each channel by a projection of low rank; α is one a head, and so is Yaad's δ, since its switch looks at a norm (with
 ``bias: {kind: huber, delta: token}`` δ is one a channel).
 
 To add one: a line in `PRESETS`.
