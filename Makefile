@@ -22,7 +22,7 @@ demo: $(READY) ## train and predict in both fields on the samples; results in de
 	$(BIN)/titans-seq demo --out demo-run --overwrite
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
 soak: $(READY) ## run the long tests: kills, fuzzing, millions of tokens
 	$(BIN)/python -m pytest -m soak --timeout 3600

@@ -336,7 +336,7 @@ def test_an_attention_only_model_has_no_surprise(tmp_path: Path) -> None:
     save_pretrained(make(AttentionOnly(window=8)), tmp_path / "model")
     write_fasta(tmp_path / "x.fa", records())
     given = str(tmp_path / "model"), str(tmp_path / "x.fa")
-    with pytest.raises(UsageError, match="has no memory that could be surprised"):
+    with pytest.raises(UsageError, match="has no memory whose surprise is recorded"):
         genomics.score(*given, tmp_path / "out.bedgraph", tracks=["surprise"])
     genomics.score(*given, tmp_path / "out.parquet")
     assert pl.read_parquet(tmp_path / "out.parquet").columns == ["chrom", "start", "loglik", "entropy"]

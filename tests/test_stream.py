@@ -189,12 +189,13 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 import test_stream as t
+from titans_seq import stream
 from titans_seq.checkpoint import load_pretrained
 def slowly(steps):
     for step in steps:
         yield step
         time.sleep(0.05)
-t.stream.SAVE_EVERY = 0
+stream.SAVE_EVERY = 0
 t.write(load_pretrained(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), resume=True, watch=slowly)
 """
 
