@@ -20,11 +20,7 @@ SIZES = {  # width, heads, chunk, sequences, tokens each
     "width 128, 32 x 256 tokens": (128, 4, 32, 32, 256),
     "width 256, 4 x 1,024 tokens": (256, 4, 64, 4, 1024),
 }
-SPINS = {
-    "sleeps at once": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "as the commands set": {"GOMP_SPINCOUNT": "1000"},
-    "torch's default": {},
-}
+SPINS = {"sleeps at once": {"OMP_WAIT_POLICY": "PASSIVE"}, "as the commands set": {"GOMP_SPINCOUNT": "1000"}}
 ROUNDS = 5
 
 
