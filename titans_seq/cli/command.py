@@ -84,7 +84,7 @@ def _set_up(quiet: bool) -> None:
 
     if "OMP_WAIT_POLICY" not in os.environ:
         # Before torch is loaded: how long a thread of GNU's OpenMP spins for its next small product before it sleeps.
-        # Without any, two threads are slower by a quarter and more; with its default a busy machine is tenfold and more.
+        # Without any, two threads are slower by a quarter and more; with its default a busy machine is so tenfold.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     log.handlers[:] = [logging.NullHandler() if quiet else _Told()]
     Progress.quiet = quiet
