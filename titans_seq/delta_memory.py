@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans_seq.memory import LowRank, Memory, MemoryConfig, NeuralMemory, in_full
+from titans_seq.memory import How, LowRank, Memory, MemoryConfig, NeuralMemory, in_full
 from titans_seq.miras.learning import Exact, Implicit, InContext
 from titans_seq.miras.retention import Decay
 from titans_seq.miras.structure import Weights
-from titans_seq.ops.delta_scan import Backend, DeltaState, delta_scan
+from titans_seq.ops.delta_scan import DeltaState, delta_scan
 
 Erase = tuple[Tensor, Tensor]
 
@@ -92,22 +92,11 @@ class DeltaMemory(Memory):
         """q M."""
         return q @ scan.weights[0]
 
-    def scan(
-        self,
-        x: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        state: Held,
-        *,
-        chunk_size: int,
-        backend: Backend = "auto",
-        surprise: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Held]:
+    def scan(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Held, how: How) -> tuple[Tensor, Held]:
         """By `delta_scan`."""
         log_decay, step = (None, None) if self.decay is None else self.decay(x)
         k, v, erase = self._written(x, k, v, log_decay, step)
-        y, after = delta_scan(q, k, v, log_decay, erase, state=DeltaState(state.weights[0]), backend=backend)
+        y, after = delta_scan(q, k, v, log_decay, erase, state=DeltaState(state.weights[0]), backend=how.backend)
         return y, Held((after.memory,))
 
     def _written(

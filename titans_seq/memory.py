@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -250,6 +250,14 @@ class DeltaGate(nn.Module):
         return F.softplus(in_full(logits)).transpose(1, 2)
 
 
+class How(NamedTuple):
+    """How one call scans."""
+
+    chunk_size: int
+    backend: Backend = "auto"
+    surprise: list[Tensor] | None = None  # gains what `recorded_surprise` asks for
+
+
 class Memory(nn.Module):
     r"""What is around a memory of ``heads`` heads, (B, T, D) → (B, T, D); a subclass writes and reads it.
 
@@ -288,18 +296,7 @@ class Memory(nn.Module):
         """State of the operator that has read nothing."""
         raise NotImplementedError
 
-    def scan(
-        self,
-        x: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        state: Any,
-        *,
-        chunk_size: int,
-        backend: Backend = "auto",
-        surprise: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Any]:
+    def scan(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: Any, how: How) -> tuple[Tensor, Any]:
         """Write k, v (B, H, T, n, d) of x (B, T, D) and read with q (B, H, T, d); n keys a token."""
         raise NotImplementedError
 
@@ -333,14 +330,14 @@ class Memory(nn.Module):
 
     def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
         """Write and read x (B, T, D) after what ``state`` has read."""
-        read = partial(self._read, chunk_size=self.config.chunk_size, backend=backend, surprise=self.surprise)
+        read = partial(self._read, how=How(self.config.chunk_size, backend, self.surprise))
         return in_pieces(read, self, x, state, self.config.chunk_size, self.recompute)
 
     def write_whole(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Write and read x (B, T, D) before a stream, in chunks of its own: the stream's chunks begin behind it."""
         rows = []
         for piece in x.split(self.config.chunk_size, 1):
-            y, state = self._read(piece, state, chunk_size=piece.shape[1])
+            y, state = self._read(piece, state, How(piece.shape[1]))
             rows.append(y)
         return torch.cat(rows, 1), state._replace(position=0)
 
@@ -352,9 +349,9 @@ class Memory(nn.Module):
         q, k = mixed.permute(0, 3, 1, 2, 4).split([1, n], 3)
         return q.squeeze(3), k, v.permute(0, 3, 1, 2, 4), tails
 
-    def _read(self, x: Tensor, state: MemoryState, **how: Any) -> tuple[Tensor, MemoryState]:
+    def _read(self, x: Tensor, state: MemoryState, how: How) -> tuple[Tensor, MemoryState]:
         q, k, v, tails = self.inputs(x, state)
-        read, scan = self.scan(x, q, k, v, state.scan, **how)
+        read, scan = self.scan(x, q, k, v, state.scan, how)
         return self._finish(read, x), state._replace(position=state.position + x.shape[1], scan=scan, tails=tails)
 
     def retrieve(self, x: Tensor, scan: Any, tail: Tensor) -> tuple[Tensor, Tensor]:
@@ -441,18 +438,7 @@ class NeuralMemory(Memory):
         step = self._heads(in_full(self.by_channel(x))).sigmoid()
         return self.learning.theta(step, None if eta is None else eta[..., None], c.chunk_size), alpha, eta
 
-    def scan(
-        self,
-        x: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        state: ScanState,
-        *,
-        chunk_size: int,
-        backend: Backend = "auto",
-        surprise: list[Tensor] | None = None,
-    ) -> tuple[Tensor, ScanState]:
+    def scan(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: ScanState, how: How) -> tuple[Tensor, ScanState]:
         """By `memory_scan`."""
         c = self.config
         return memory_scan(
@@ -467,13 +453,13 @@ class NeuralMemory(Memory):
             bias=c.bias,
             retention=c.retention,
             learning=self.learning,
-            chunk_size=chunk_size,
+            chunk_size=how.chunk_size,
             read=c.read,
             gates=c.gates,
             state=state,
-            surprise=surprise,
+            surprise=how.surprise,
             operands=self.operands,
-            backend=backend,
+            backend=how.backend,
         )
 
     def read(self, q: Tensor, scan: ScanState) -> Tensor:
