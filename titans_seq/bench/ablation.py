@@ -12,7 +12,6 @@ from titans_seq.bench.models import CHUNK, MODELS, SIZE, WINDOW, Choices, models
 from titans_seq.bench.results import Results, markdown, opened
 from titans_seq.bench.trial import SEEDS, Draws, Task, measure, settings, values
 from titans_seq.files import write_text
-from titans_seq.miras.retention import RETENTIONS
 from titans_seq.signals import watching
 from titans_seq.training.config import Training
 
@@ -45,17 +44,6 @@ ROWS: dict[str, Row] = {
     "without weight decay": Row(_lmm(retention={"kind": "none"}), 29.04),
     "without persistent memory": Row({"block": {"kind": "lmm", "persistent": 0}}, 27.63),
 }
-
-
-def known() -> dict[str, Choices]:
-    """The rows that this release can build: one needs a retention that keeps everything."""
-    kinds = {retention.model_fields["kind"].default for retention in RETENTIONS}
-    rows = {name: row.choices for name, row in ROWS.items()}
-    return {
-        name: c
-        for name, c in rows.items()
-        if c.get("memory", {}).get("retention", {"kind": "forgetting"})["kind"] in kinds
-    }
 
 
 class Plan(NamedTuple):
@@ -107,8 +95,6 @@ def report(results: Results) -> str:
     header = ["", *(f"bits a nucleotide, {n:,} nt" for n in lengths)]
     header += [f"minus {FULL}", f"paper: perplexity minus {FULL}", "paper's place"]
     parts = ["# Titans' ablation on nucleotides", results.headline(), about(results), markdown(header, lines)]
-    if left := [name for name in ROWS if name not in known()]:
-        parts += [f"Not in this release: {', '.join(left)}."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -139,7 +125,7 @@ def bench_ablation(out: Path, plan: Plan, *, fasta: str = SAMPLE, again: bool = 
         InputError: if the genome is too short.
     """
     asked = {TASK: task(plan, fasta)}
-    chosen = models(plan.models or tuple(known()), known=known())
+    chosen = models(plan.models or tuple(ROWS), known={name: row.choices for name, row in ROWS.items()})
     with opened(out, "ablation", settings(asked, plan.threads), {}, again) as results, watching() as watch:
         measure(results, asked, lambda _: chosen, plan.seeds, watch)
         facts = results.write()
