@@ -1,5 +1,6 @@
 """What tests through the command line share: a caller, tiny data and tiny models, each made once."""
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -12,6 +13,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from titans_seq.cli import app
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before a test imports a kernel: it runs on tensors of the CPU
 
 Call = Callable[..., Result]
 

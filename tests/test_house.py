@@ -56,7 +56,7 @@ BESIDE = {
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=-1) for room in rooms}
 # What a room may import from outside; the others may import any dependency, and data all but torch.
 OUTSIDE: dict[str, set[str]] = {room: set() for room in FLOORS[0]} | {"progress": {"tqdm"}}
-OUTSIDE |= {room: {"torch", "pydantic"} for room in FLOORS[1]}
+OUTSIDE |= {room: {"torch", "pydantic"} for room in FLOORS[1]} | {"ops": {"torch", "pydantic", "triton"}}
 HEAVY = {"torch", "numpy", "polars", "lightning", "gluonts", "sklearn", "matplotlib", "scipy", "pandas"}
 
 

@@ -11,6 +11,8 @@ def use_fastest_exact_matmul() -> str:
     MKL's speed on CPUs that are not Intel's. So it is asked, and kept where the products come out exact.
     """
     before = torch.get_float32_matmul_precision()
+    if torch.cuda.is_available():  # there the same word means TF32
+        return "as set"
     if before != "highest" or not torch.backends.mkldnn.is_available():
         return "as set" if before != "highest" else "MKL"
     torch.set_float32_matmul_precision("medium")

@@ -1,0 +1,74 @@
+"""What the Triton kernels of all operators share: whether they can run here, and what is said when they do not."""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from titans_seq.errors import log
+
+
+@cache
+def missing() -> str | None:
+    """Why there is no Triton here; None if there is."""
+    try:
+        import triton  # noqa: F401
+    except Exception as error:  # a broken one raises anything
+        return f"triton cannot be imported ({error})"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether kernels run on tensors of a CPU: TRITON_INTERPRET=1 was set before they were imported."""
+    if missing():
+        return False
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def float32_products() -> str:
+    """How kernels multiply float32: as torch is told to on CUDA, by three products of tf32 unless one will do."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+
+
+@torch.compiler.assume_constant_result
+def use_triton(operator: str, backend: str, device: str, lacking: str, probe: Callable[[str], None]) -> bool:
+    """Whether Triton carries a call out.
+
+    Args:
+        operator: its name, for people.
+        backend: "triton", or "auto" which takes it on CUDA, and says once where it does not.
+        device: type of the tensors' device.
+        lacking: what the kernels do not support of this call; empty if they do.
+        probe: runs the kernels once on a device; what it raises says that they fail there.
+
+    Raises:
+        ValueError: if ``backend`` is "triton" and kernels cannot carry it out; says why.
+    """
+    if backend == "triton":
+        elsewhere = "" if device == "cuda" or interpreted() else f"kernels run on CUDA, not on {device}"
+        if reason := missing() or elsewhere or lacking:
+            raise ValueError(f"{operator} has no Triton kernel for this: {reason}. Use backend='auto' or 'chunked'.")
+        return True
+    if backend != "auto" or device != "cuda":
+        return False
+    if reason := missing() or lacking or _failing(probe, device):
+        _say(f"{operator} runs in PyTorch (chunked), not in Triton: {reason}.")
+    return not reason
+
+
+@cache
+def _failing(probe: Callable[[str], None], device: str) -> str:
+    """What ``probe`` raises on a device; empty if nothing."""
+    try:
+        probe(device)
+    except Exception as error:  # whatever a compiler or driver raises
+        return f"its kernels fail on this machine ({type(error).__name__}: {error})"
+    return ""
+
+
+@cache
+def _say(message: str) -> None:
+    """Log a line, once a process."""
+    log.warning(message)
