@@ -270,6 +270,7 @@ class Memory(nn.Module):
         super().__init__()
         self.heads, self.config, self.keys = heads, config, keys
         self.recompute: bool | None = None
+        self.backend: Backend = "auto"  # of what is read in chunks
         self.surprise: list[Tensor] | None = None  # see `recorded_surprise`
         projected = (1 + 2 * keys) * width
         self.project = nn.Linear(width, projected, bias=False)
@@ -328,9 +329,9 @@ class Memory(nn.Module):
         read = F.rms_norm(read, read.shape[-1:], eps=1e-6).transpose(1, 2) * self.norm.to(read.dtype)
         return self.out(read.flatten(2).to(x.dtype) * F.silu(self.out_gate(x)))
 
-    def forward(self, x: Tensor, state: MemoryState, backend: Backend = "auto") -> tuple[Tensor, MemoryState]:
+    def forward(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """Write and read x (B, T, D) after what ``state`` has read."""
-        read = partial(self._read, how=How(self.config.chunk_size, backend, self.surprise))
+        read = partial(self._read, how=How(self.config.chunk_size, self.backend, self.surprise))
         return in_pieces(read, self, x, state, self.config.chunk_size, self.recompute)
 
     def write_whole(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:

@@ -1,240 +1,33 @@
 """Laws of the memory scan: every backend against the printed recurrence, and the recurrence against mathematics."""
 
-from collections.abc import Hashable, Iterator
-from itertools import combinations, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scans import (
+    EVERY_BIAS,
+    EVERY_LEARNING,
+    EVERY_RETENTION,
+    EVERY_STRUCTURE,
+    EXACT,
+    PLAIN,
+    covering,
+    largest_error,
+    named,
+    problem,
+    same,
+    unit,
+)
 from torch import Tensor
 
-from titans_seq.miras.bias import BIASES, Bias, DotProduct, HuberNorm, HuberSwitch, LInf, Lp, WithDelta
-from titans_seq.miras.choice import Choice
+from titans_seq.miras.bias import Bias, DotProduct, HuberNorm, Lp
 from titans_seq.miras.learning import LEARNING, GradientDescent, Learning, Momentum, Orthogonalised
 from titans_seq.miras.retention import KL, RETENTIONS, Forgetting, Lq, NoRetention, Retention
 from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, Vector, Weights
-from titans_seq.ops.memory_scan import BACKENDS, Backend, Operands, ScanState, initial_state, memory_scan
-
-EXACT = 1e-10  # float64; measured over all of this file at most 1e-12
-EVERY_STRUCTURE: list[Layers] = [
-    *(structure() for structure in STRUCTURES),
-    *(MLP(depth=depth, norm=norm) for depth in (1, 2, 3) for norm in (False, True) if (depth, norm) != (2, False)),
-    MLP(activation="silu", expansion=1.5),
-    MLP(depth=3, activation="silu", norm=True, expansion=0.5),
-]
-EVERY_BIAS = [
-    *(bias() for bias in BIASES),
-    Lp(p=1.5),
-    LInf(sharpness=5.0),
-    HuberSwitch(continuous=True),
-]
-EVERY_RETENTION: list[Retention] = [
-    *(retention() for retention in RETENTIONS),
-    Forgetting(towards="zero"),
-    Lq(q=2.5, towards="zero"),
-    Lq(form="printed"),
-    KL(scale=1.0, towards="zero"),
-    KL(signed=True),
-]
-EVERY_LEARNING = [
-    *(learning() for learning in LEARNING),
-    *(learning(normalised=False) for learning in LEARNING),
-    Orthogonalised(momentum=False, step=0.3),
-]
-
-
-def named(choice: Any) -> str:
-    return "-".join(str(value) for value in choice.model_dump().values()) if isinstance(choice, Choice) else str(choice)
-
-
-def unit(*shape: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-    return F.normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=-1)
-
-
-GROUPS = ("start", "weights", "momentum", "accumulator", "pending")  # of a state: a weight a layer each
-
-
-class Problem(NamedTuple):
-    """Leaves of one scan, in float64, and its settings."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    theta: Tensor
-    alpha: Tensor | None
-    eta: Tensor | None
-    initial: Weights
-    gain: Tensor | None
-    state: ScanState | None
-    settings: dict[str, Any]
-    delta: Tensor | None = None
-
-    def leaves(self) -> dict[str, Tensor]:
-        """Everything a gradient belongs to, by name."""
-        parts = self._asdict() | {f"initial.{i}": w for i, w in enumerate(self.initial)}
-        if self.state is not None:
-            for group in GROUPS:
-                if group != "momentum" or self.eta is not None:
-                    parts |= {f"state.{group}.{i}": w for i, w in enumerate(getattr(self.state, group) or ())}
-        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
-
-    def run(self, cuts: tuple[int, ...] = (), backends: tuple[Backend, ...] = ("chunked",)) -> dict[str, Tensor]:
-        """Outputs and final state by name; the stream cut at ``cuts``, the backends taking turns."""
-        edges, state, rows = [0, *cuts, self.q.shape[2]], self.state, []
-        for turn, (left, right) in enumerate(pairwise(edges)):
-            gates = (self.q, self.k, self.v, self.theta, self.alpha, self.eta, self.delta)
-            part = (None if gate is None else gate[:, :, left:right] for gate in gates)
-            y, state = memory_scan(
-                *part,  # type: ignore[arg-type]
-                initial=self.initial,
-                gain=self.gain,
-                state=state,
-                backend=backends[turn % len(backends)],
-                **self.settings,
-            )
-            rows.append(y)
-        assert state is not None
-        found = {"y": torch.cat(rows, 2), "offset": torch.tensor(float(state.offset))}
-        for group in GROUPS:
-            found |= {f"{group}.{i}": w for i, w in enumerate(getattr(state, group) or ())}
-        return found if state.waiting is None else found | {"waiting": state.waiting}
-
-    def gradients(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients of all results at once, by random cotangents: a plain sum would hide errors of opposite sign."""
-        g = torch.Generator().manual_seed(7)
-        loss = sum((part * torch.randn(part.shape, generator=g, dtype=part.dtype)).sum() for part in found.values())
-        leaves = self.leaves()
-        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)  # type: ignore[arg-type]
-        return {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
-
-
-def problem(
-    structure: Layers,
-    *,
-    length: int,
-    chunk_size: int,
-    momentum: bool = True,
-    theta: str = "head",
-    delta: str = "fixed",
-    begin: str = "fresh",
-    size: tuple[int, int, int, int] = (2, 2, 4, 3),
-    **settings: Any,
-) -> Problem:
-    """A random scan. Keys have norms from 0.5 to 1.5: on both sides of the kink of the normalised step, never on it."""
-    retention = settings.setdefault("retention", Forgetting())
-    learning = settings.setdefault("learning", Momentum() if momentum else GradientDescent())
-    if learning.at_chunk_end:
-        settings["read"] = "start"
-    B, H, D, Dv = size
-    Dv = D if structure.norm or isinstance(structure, Vector) else Dv
-    g = torch.Generator().manual_seed(length)
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=g, dtype=torch.float64)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    rows, sizes = (B, H, length), structure.sizes(D, Dv)
-    eta = rand(*rows)
-    step = rand(*rows, Dv) * (1 - eta)[..., None] if theta == "channel" else rand(*rows) * (1 - eta)
-    if not learning.normalised and not isinstance(structure, Matrix | Vector):
-        step = (
-            step / 8
-        )  # κ = 1/8: at larger ones, without the normalised step, rounding alone grows to 1e-7 in 200 tokens
-    initial = tuple(retention.start(randn(H, *s) / s[0] ** 0.5) for s in sizes)
-
-    def near_initial(spread: float) -> Weights:
-        return tuple(w + spread * randn(B, *w.shape) for w in initial)
-
-    def update(spread: float) -> Weights:
-        return tuple(spread * randn(B, *w.shape) for w in initial)
-
-    state, open_ = None, begin == "open" and chunk_size > 1
-    if begin != "fresh":
-        fresh = initial_state(initial, B, torch.float64, retention=retention, learning=learning)
-        carried = near_initial(0.3)
-        link = [retention.link(w, w0).detach() for w, w0 in zip(near_initial(0.3), initial, strict=True)]
-        now = [w + 0.1 * randn(*w.shape) for w in link] if open_ else link
-        state = ScanState(
-            tuple(link),
-            tuple(now) if open_ else tuple(link),
-            update(0.1 if learning.momentum else 0.0),
-            min(5, chunk_size - 1) if open_ else 0,
-            None,
-            None if fresh.accumulator is None else carried,
-            None if fresh.pending is None else update(0.1 if open_ else 0.0),
-        )
-    found = Problem(
-        unit(*rows, D, generator=g),
-        unit(*rows, D, generator=g) * (0.5 + rand(*rows, 1)),
-        randn(*rows, Dv),
-        step / chunk_size,
-        # under a norm the layers must not fade: its slope is large where its input is small
-        0.02 * rand(*rows) if retention.gated else None,
-        eta if learning.momentum else None,
-        initial,
-        0.5 + rand(H, Dv) if structure.norm else None,
-        state,
-        {"structure": structure, "chunk_size": chunk_size, **settings},
-    )
-    bias = settings.get("bias")
-    if delta != "fixed" and isinstance(bias, WithDelta):
-        wide = delta == "channel" and bias.channels
-        found = found._replace(delta=0.5 + rand(*rows, Dv) if wide else 0.5 + 2 * rand(*rows))
-    for leaf in found.leaves().values():
-        leaf.requires_grad_()
-    return found
-
-
-def largest_error(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, str]:
-    """Largest error relative to the largest entry of its tensor, and where.
-
-    What vanishes but for rounding, as the slope of α where nothing was learned yet, is compared to the rest: of a
-    floor of 1e-5 of its largest entry, `EXACT` is five roundings of that entry.
-    """
-    assert ours.keys() == theirs.keys()
-    largest = {name: float(part.detach().abs().max()) for name, part in theirs.items() if part.numel()}
-    floor = 1e-5 * max(largest.values())
-    return max(
-        (float((ours[name] - theirs[name]).detach().abs().max()) / max(scale, floor), name)
-        for name, scale in largest.items()
-    )
-
-
-def same(ours: Problem, ours_found: dict[str, Tensor], theirs: Problem, theirs_found: dict[str, Tensor]) -> None:
-    """Outputs, final state and all gradients are finite, and the same to `EXACT`."""
-    for a, b in (
-        (ours_found, theirs_found),
-        (ours.gradients(ours_found), theirs.gradients(theirs_found)),
-    ):
-        assert all(part.isfinite().all() for part in (*a.values(), *b.values()))
-        error, name = largest_error(a, b)
-        assert error < EXACT, f"{name} is off by {error:.1e}"
-
-
-def covering(axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    """Rows in which any two values of two axes meet: most of what a full product finds, at a hundredth of its cost."""
-    Pair = frozenset[tuple[str, Hashable]]
-    left: set[Pair] = {
-        frozenset({(one, i), (two, j)})
-        for one, two in combinations(axes, 2)
-        for i in range(len(axes[one]))
-        for j in range(len(axes[two]))
-    }
-    while left:
-        row: dict[str, int] = dict(sorted(min(left, key=sorted)))  # type: ignore[arg-type]
-        for name, values in axes.items():
-            if name not in row:
-                row[name] = max(
-                    range(len(values)), key=lambda i: sum(frozenset({(name, i), at}) in left for at in row.items())
-                )
-        left -= {frozenset(pair) for pair in combinations(row.items(), 2)}
-        yield {name: axes[name][row[name]] for name in axes}
-
+from titans_seq.ops.memory_scan import Backend, Operands, ScanState, initial_state, memory_scan
 
 CASES = list(
     covering(
@@ -255,7 +48,7 @@ CASES = list(
 )
 
 
-@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != "reference"])
+@pytest.mark.parametrize("backend", PLAIN[1:])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "/".join(named(value) for value in case.values()))
 def test_every_backend_is_the_printed_recurrence(case: dict[str, Any], backend: Backend) -> None:
     case, how = {key: value for key, value in case.items() if key != "cuts"}, case["cuts"]
@@ -289,7 +82,7 @@ def test_any_split_of_the_stream_is_one_pass(data: st.DataObject) -> None:
     same(split, split.run(cuts), whole, whole.run())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_gradients_agree_with_finite_differences(structure: Layers, backend: Backend) -> None:
     given_ = problem(structure, length=5, chunk_size=3, begin="open", size=(1, 1, 2, 2))
@@ -325,7 +118,7 @@ def test_chunk_size_1_is_the_online_rule_of_a_matrix_memory() -> None:
         S = eta * S - theta * 2 * k.mT @ (k @ W - v)
         W = (1 - alpha) * W + S
         rows.append(q @ W)
-    for backend in BACKENDS:
+    for backend in PLAIN:
         found = p.run((), (backend,))
         printed = {"y": torch.cat(rows, 2), "weights.0": W, "momentum.0": S}
         assert largest_error({name: found[name] for name in printed}, printed)[0] < EXACT
@@ -355,12 +148,12 @@ def test_chunk_size_1_is_the_online_rule_of_an_mlp(depth: int, norm: bool) -> No
     printed = {"y": torch.stack(rows)[None, None]}
     for level in range(depth):
         printed |= {f"weights.{level}": weights[level][None, None], f"momentum.{level}": momentum[level][None, None]}
-    for backend in BACKENDS:
+    for backend in PLAIN:
         found = p.run((), (backend,))
         assert largest_error({name: found[name] for name in printed}, printed)[0] < EXACT
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("momentum", [True, False])
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_gates_by_chunk_are_the_recurrence_with_the_means_of_each(
@@ -386,7 +179,7 @@ def test_gates_by_chunk_are_the_recurrence_with_the_means_of_each(
     same(ours, found, theirs, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_surprise_is_the_norm_of_the_gradient_at_the_memory_a_token_met(structure: Layers, backend: Backend) -> None:
     p = problem(structure, length=10, chunk_size=4)
@@ -418,7 +211,7 @@ def test_within_a_chunk_gradients_are_taken_at_its_start() -> None:
         assert y.flatten().tolist() == read
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_the_future_does_not_reach_the_past(structure: Layers, backend: Backend) -> None:
     p = problem(structure, length=20, chunk_size=8)
@@ -431,7 +224,7 @@ def test_the_future_does_not_reach_the_past(structure: Layers, backend: Backend)
     assert not torch.allclose(before[:, :, 11:], after[:, :, 11:])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_a_memory_that_neither_learns_nor_forgets_stays_as_it_is(structure: Layers, backend: Backend) -> None:
     p = problem(structure, length=70, chunk_size=32)
@@ -470,7 +263,7 @@ def test_alpha_1_clears_the_memory(retention: Retention) -> None:
         torch.testing.assert_close(found[f"weights.{level}"], cleared, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_the_memory_stays_in_float32_under_autocast(structure: Layers, backend: Backend) -> None:
     p = problem(structure, length=40, chunk_size=16)
@@ -489,7 +282,7 @@ def test_the_memory_stays_in_float32_under_autocast(structure: Layers, backend: 
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_bfloat16_operands_leave_the_memory_in_float32(structure: Layers, backend: Backend, autocast: bool) -> None:
     """A product rounds its operands and itself, 2**-9 each; some twenty stand behind one another in three chunks."""
@@ -514,7 +307,7 @@ def test_bfloat16_operands_leave_the_memory_in_float32(structure: Layers, backen
         assert float((low - exact).abs().max()) < 40 * 2**-9 * float(exact.abs().max())  # there and back
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 def test_a_call_of_no_tokens_changes_nothing(backend: Backend) -> None:
     p = problem(MLP(), length=10, chunk_size=4, begin="open")
     found = p._replace(**{name: getattr(p, name)[:, :, :0] for name in ("q", "k", "v", "theta", "alpha", "eta")}).run(
@@ -582,12 +375,12 @@ def test_the_memory_of_a_retention_is_its_link_at_each_chunk_s_end_alone() -> No
             W = start = retention.link(A, first)
         rows.append(p.q[:, :, t, None] @ W)
     printed = {"y": torch.cat(rows, 2), "weights.0": W, "accumulator.0": A}
-    for backend in BACKENDS:
+    for backend in PLAIN:
         found = p.run((3, 6), (backend,))
         assert largest_error({name: found[name] for name in printed}, printed)[0] < EXACT
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("momentum", [True, False])
 def test_an_orthogonalised_chunk_moves_the_memory_once(momentum: bool, backend: Backend) -> None:
     """Polar factor of the chunk's sum by its singular values, as far as five Newton-Schulz steps reach."""

@@ -27,20 +27,18 @@ def interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def float32_products() -> str:
-    """How kernels multiply float32: as torch is told to on CUDA, by three products of tf32 unless one will do."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-
-
 @torch.compiler.assume_constant_result
-def use_triton(operator: str, backend: str, device: str, lacking: str, probe: Callable[[str], None]) -> bool:
+def use_triton(
+    operator: str, backend: str, device: str, dtype: str, lacking: str, probe: Callable[[str], None]
+) -> bool:
     """Whether Triton carries a call out.
 
     Args:
         operator: its name, for people.
         backend: "triton", or "auto" which takes it on CUDA, and says once where it does not.
         device: type of the tensors' device.
-        lacking: what the kernels do not support of this call; empty if they do.
+        dtype: of what is multiplied. Kernels multiply float32 as TF32, which "auto" takes where torch may.
+        lacking: what the kernels need that this call has not; empty if nothing.
         probe: runs the kernels once on a device; what it raises says that they fail there.
 
     Raises:
@@ -48,12 +46,14 @@ def use_triton(operator: str, backend: str, device: str, lacking: str, probe: Ca
     """
     if backend == "triton":
         elsewhere = "" if device == "cuda" or interpreted() else f"kernels run on CUDA, not on {device}"
-        if reason := missing() or elsewhere or lacking:
+        if reason := missing() or elsewhere or (lacking and f"kernels need {lacking}"):
             raise ValueError(f"{operator} has no Triton kernel for this: {reason}. Use backend='auto' or 'chunked'.")
         return True
     if backend != "auto" or device != "cuda":
         return False
-    if reason := missing() or lacking or _failing(probe, device):
+    if not lacking and dtype == "torch.float32" and torch.get_float32_matmul_precision() == "highest":
+        lacking = "bfloat16, or torch.set_float32_matmul_precision('high') for float32"
+    if reason := missing() or (lacking and f"kernels need {lacking}") or _failing(probe, device):
         _say(f"{operator} runs in PyTorch (chunked), not in Triton: {reason}.")
     return not reason
 

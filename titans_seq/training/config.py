@@ -35,6 +35,9 @@ class Training(Choice):
         default="32",
         description="bf16: mixed precision, with bfloat16 operands in the memory's products; the memory stays float32.",
     )
+    backend: Literal["auto", "reference", "chunked", "triton"] = Field(
+        default="auto", description="What computes the memories; auto: Triton's kernels on CUDA where they can."
+    )
     freeze: bool = Field(default=False, description="Train the head alone.")
     validate_every: int | None = Field(
         default=None, ge=1, description="Steps; an epoch, or a tenth of the run, if null."

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.windows import Items
 from titans_seq.errors import ModelError, NumericFault
-from titans_seq.memory import NeuralMemory
+from titans_seq.memory import Memory, NeuralMemory
 from titans_seq.progress import Progress
 from titans_seq.signals import Watch, watching
 from titans_seq.training.config import Training
@@ -205,10 +205,11 @@ def fit(
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # bf16 rows, float32 gain
-    if config.precision == "bf16":
-        for memory in model.modules():
-            if isinstance(memory, NeuralMemory):
-                memory.operands = "bfloat16"
+    for memory in model.modules():
+        if isinstance(memory, Memory):
+            memory.backend = config.backend
+        if isinstance(memory, NeuralMemory) and config.precision == "bf16":
+            memory.operands = "bfloat16"
     module = SequenceModule(model, train, validation, config, seed, run)
     if not module.restore():
         with watching() as watch, Progress("training", "steps", module.total, module.step) as progress:

@@ -10,9 +10,10 @@ from titans_seq.miras.bias import L2, Bias, WithDelta
 from titans_seq.miras.learning import GradientDescent, Learning, Momentum
 from titans_seq.miras.retention import Forgetting, Retention
 from titans_seq.miras.structure import Layers, Weights
+from titans_seq.ops.kernels import use_triton
 
-BACKENDS = ("reference", "chunked")  # one module each, beside this file
-Backend = Literal["auto", "reference", "chunked"]
+BACKENDS = ("reference", "chunked", "triton")  # one module each, beside this file
+Backend = Literal["auto", "reference", "chunked", "triton"]
 Read = Literal["after", "before", "start"]
 Gates = Literal["token", "chunk"]
 Operands = Literal["float32", "bfloat16"]
@@ -234,22 +235,21 @@ def memory_scan(
             that are written, the Frobenius norm over all layers. With gates by chunk, of the chunks that are closed.
         operands: bfloat16 rounds what is multiplied, and each product, to 8 bits; sums and the memory stay float32.
             For processors with such products, and wide heads: on small ones the rounding costs what it saves.
-        backend: ``chunked`` is the dual form in matrix products, ``reference`` the printed recurrence.
+        backend: ``triton`` are fused kernels, which multiply q, k and v as they come (float32 as TF32) or as
+            ``operands`` says, ``chunked`` is the dual form in PyTorch, ``reference`` the printed recurrence. ``auto``
+            takes Triton on CUDA where it has a kernel for the choices, and for float32 where torch may use TF32
+            (`torch.set_float32_matmul_precision`); a log line says where it does not.
 
     Returns:
         What was read, (B, H, T, Dv) in the dtype of v, and the state after the last token.
 
     Raises:
-        ValueError: if shapes do not agree; says which.
+        ValueError: if shapes do not agree, or ``triton`` has no kernel for this; says which and why.
     """
     rows = tuple(q.shape[:-1])
     dtype = torch.float64 if torch.float64 in (q.dtype, k.dtype, v.dtype) else torch.float32
-    inputs = ScanInputs(
-        q.to(dtype),
-        k.to(dtype),
-        v.to(dtype),
-        *(_gate(gate, rows, dtype) for gate in (theta, alpha, eta, delta)),  # type: ignore[arg-type]
-    )
+    gates_given = (_gate(gate, rows, dtype) for gate in (theta, alpha, eta, delta))
+    inputs = ScanInputs(q.to(dtype), k.to(dtype), v.to(dtype), *gates_given)  # type: ignore[arg-type]
     retention = retention or Forgetting()
     learning = learning or (GradientDescent() if eta is None else Momentum())
     initial = tuple(w.to(dtype) for w in initial)
@@ -266,7 +266,9 @@ def memory_scan(
         None if surprise is None else [],
     )
     _check(inputs, rule, gates, state)
-    scan = _backend(backend)
+    scan = _backend(backend, inputs, rule, multiplied := torch.bfloat16 if operands == "bfloat16" else q.dtype)
+    if scan.__module__.endswith("triton"):
+        inputs = inputs._replace(q=q.to(multiplied), k=k.to(multiplied), v=v.to(multiplied))
     with torch.autocast(q.device.type, torch.bfloat16, enabled=operands == "bfloat16"):
         state = state or initial_state(initial, q.shape[0], dtype, retention=retention, learning=learning)
         y, state = _by_chunk(scan, inputs, rule, state) if gates == "chunk" else scan(inputs, rule, state)
@@ -304,11 +306,16 @@ def _mean(gate: Tensor, C: int) -> Tensor:
     return chunks.mean(3, keepdim=True).expand_as(chunks).flatten(2, 3)
 
 
-def _backend(name: Backend) -> Scan:
+def _backend(name: Backend, x: ScanInputs, rule: ScanRule, multiplied: torch.dtype) -> Scan:
+    if name not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {name!r}.")
+    if name == "triton" or (name == "auto" and x.q.is_cuda):
+        from titans_seq.ops.memory_scan import triton
+
+        if use_triton("memory_scan", name, x.q.device.type, str(multiplied), triton.lacks(x, rule), triton.probe):
+            return triton.memory_scan
     if name == "reference":
         from titans_seq.ops.memory_scan.reference import memory_scan as scan
-    elif name in ("auto", "chunked"):
-        from titans_seq.ops.memory_scan.chunked import memory_scan as scan
     else:
-        raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {name!r}.")
+        from titans_seq.ops.memory_scan.chunked import memory_scan as scan
     return scan
