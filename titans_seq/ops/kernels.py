@@ -5,7 +5,11 @@ from functools import cache
 
 import torch
 
-from titans_seq.errors import log
+from titans_seq.errors import ConfigError, log
+
+
+class NoKernel(ConfigError, ValueError):
+    """Kernels were asked for what there is none for."""
 
 
 @cache
@@ -42,12 +46,12 @@ def use_triton(
         probe: runs the kernels once on a device; what it raises says that they fail there.
 
     Raises:
-        ValueError: if ``backend`` is "triton" and kernels cannot carry it out; says why.
+        NoKernel: if ``backend`` is "triton" and kernels cannot carry it out; says why.
     """
     if backend == "triton":
         elsewhere = "" if device == "cuda" or interpreted() else f"kernels run on CUDA, not on {device}"
         if reason := missing() or elsewhere or (lacking and f"kernels need {lacking}"):
-            raise ValueError(f"{operator} has no Triton kernel for this: {reason}. Use backend='auto' or 'chunked'.")
+            raise NoKernel(f"{operator} has no Triton kernel for this: {reason}. Use backend auto or chunked.")
         return True
     if backend != "auto" or device != "cuda":
         return False

@@ -29,14 +29,14 @@ from titans_seq.ops.memory_scan.triton.rows import across, dot, error_back, norm
 @triton.jit
 def met_back(x, d, memory, momentum, initial, at, b, c, OF: tl.constexpr, SPEC: tl.constexpr):
     """Slopes of `met` by x, b and c, from d."""
-    by_W = product(d, tl.trans(tl.load(memory + at)), OF, SPEC)
+    by_W = product(d, tl.trans(tl.load(memory + at)), OF)
     dx, dc = b * by_W, tl.zeros_like(b)
     if SPEC.RETURNS:
-        by_initial = product(d, tl.trans(tl.load(initial + at)), OF, SPEC)
+        by_initial = product(d, tl.trans(tl.load(initial + at)), OF)
         dx += (1 - b) * by_initial
         by_W -= by_initial
     if momentum is not None:
-        by_S = product(d, tl.trans(tl.load(momentum + at)), OF, SPEC)
+        by_S = product(d, tl.trans(tl.load(momentum + at)), OF)
         dx += c * by_S
         dc = total(x * by_S)
     return dx, total(x * by_W), dc
@@ -45,11 +45,11 @@ def met_back(x, d, memory, momentum, initial, at, b, c, OF: tl.constexpr, SPEC: 
 @triton.jit
 def met_tiles(x, d, dmemory, dmomentum, dinitial, at, b, c, OF: tl.constexpr, SPEC: tl.constexpr):
     """Put down the slopes of `met` by its tiles."""
-    tl.store(dmemory + at, product(tl.trans(b * x), d, OF, SPEC))
+    tl.store(dmemory + at, product(tl.trans(b * x), d, OF))
     if SPEC.RETURNS:
-        tl.store(dinitial + at, product(tl.trans((1 - b) * x), d, OF, SPEC))
+        tl.store(dinitial + at, product(tl.trans((1 - b) * x), d, OF))
     if dmomentum is not None:
-        tl.store(dmomentum + at, product(tl.trans(c * x), d, OF, SPEC))
+        tl.store(dmomentum + at, product(tl.trans(c * x), d, OF))
 
 
 @triton.jit
@@ -80,7 +80,7 @@ def output_back(
     xq, x = rows_at(q, t, live, d, D), rows_at(k, t, live, d, D)
     G = tl.load(errors + own[:, None] * D + d[None, :]).to(OF)
     A, b, c = read_at(scores, keep, push, chunk, SPEC)
-    R = (A * product(xq, tl.trans(x), OF, SPEC)).to(OF)
+    R = (A * product(xq, tl.trans(x), OF)).to(OF)
 
     # forwards once more, as far as it is needed
     inner_outer = tl.zeros((C, C), tl.float32)
@@ -90,23 +90,23 @@ def output_back(
         inner, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
         g = G
         if SPEC.DEPTH == 2:
-            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF, SPEC) * slope
+            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF) * slope
         inner_q, _ = asked(xq, q, t, live, memory, momentum, initial, h, b, c, R, g, OF, SPEC)
-        inner_outer = dot(inner_q, tl.trans(inner), inner_outer, OF, SPEC)
+        inner_outer = dot(inner_q, tl.trans(inner), inner_outer, OF)
         if SPEC.NORM:
             f += met(inner_q, memory, momentum, initial, last_at(h, SPEC), b, c, OF, SPEC)
     df = rows_at(dy + row * T * D, t, live, d, D).to(tl.float32)
     dxq = tl.zeros((C, D), tl.float32)
     if SPEC.NORM:
-        f -= product(A * inner_outer, G, OF, SPEC)
+        f -= product(A * inner_outer, G, OF)
         z, r = normalise(f, SPEC)
         tl.store(dgain + chunk * 2 * D + d, tl.sum(df * z, 0))
         dxq += df
         df = across(df * gain_of(gain, row, SPEC)[None, :], z, r, SPEC)
     df = df.to(OF)
 
-    tl.store(derrors + own[:, None] * D + d[None, :], -product(tl.trans(A * inner_outer), df, OF, SPEC))
-    dA = -product(df, tl.trans(G), OF, SPEC)
+    tl.store(derrors + own[:, None] * D + d[None, :], -product(tl.trans(A * inner_outer), df, OF))
+    dA = -product(df, tl.trans(G), OF)
     dinner_outer = (A * dA).to(OF)
     at_scores = dscores + own[:, None] * C + tl.arange(0, C)[None, :]
     tl.store(at_scores, dA * inner_outer)
@@ -118,13 +118,13 @@ def output_back(
         inner, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
         g = G
         if SPEC.DEPTH == 2:
-            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF, SPEC) * slope
+            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF) * slope
         inner_q, slope_q = asked(xq, q, t, live, memory, momentum, initial, h, b, c, R, g, OF, SPEC)
         dinner_q, db_h, dc_h = met_back(inner_q, df, memory, momentum, initial, last_at(h, SPEC), b, c, OF, SPEC)
         db += db_h
         dc += dc_h
-        dinner_q = dot(dinner_outer, inner, dinner_q, OF, SPEC)
-        dinner = product(tl.trans(dinner_outer), inner_q, OF, SPEC)
+        dinner_q = dot(dinner_outer, inner, dinner_q, OF)
+        dinner = product(tl.trans(dinner_outer), inner_q, OF)
         met_tiles(inner_q, df, dmemory, dmomentum, dinitial, last_at(h, SPEC), b, c, OF, SPEC)
         if SPEC.DEPTH == 2:
             dz = dinner_q * slope_q
@@ -133,9 +133,9 @@ def output_back(
             db += db_h
             dc += dc_h
             met_tiles(xq, dz, dmemory, dmomentum, dinitial, first_at(h, SPEC), b, c, OF, SPEC)
-            dR -= product(dz, tl.trans(g), OF, SPEC)
+            dR -= product(dz, tl.trans(g), OF)
             tl.store(dhidden + own[:, None] * SPEC.HIDDEN + h[None, :], dinner)
-            tl.store(dfirst + own[:, None] * SPEC.HIDDEN + h[None, :], -product(tl.trans(R), dz, OF, SPEC))
+            tl.store(dfirst + own[:, None] * SPEC.HIDDEN + h[None, :], -product(tl.trans(R), dz, OF))
         else:
             if SPEC.NORM:
                 dinner_q += rows_at(dy + row * T * D, t, live, h, D)
@@ -143,11 +143,11 @@ def output_back(
             tl.store(dk + t[:, None] * D + h[None, :], dinner, mask=live[:, None])
     if SPEC.DEPTH == 2:
         tl.debug_barrier()  # other threads may have stored what is added to
-        tl.store(at_scores, tl.load(at_scores) + dR * product(xq, tl.trans(x), OF, SPEC))
+        tl.store(at_scores, tl.load(at_scores) + dR * product(xq, tl.trans(x), OF))
         douter = dR * A
-        dxq = dot(douter, x, dxq, OF, SPEC)
+        dxq = dot(douter, x, dxq, OF)
         tl.store(dq + t[:, None] * D + d[None, :], dxq, mask=live[:, None])
-        tl.store(dk + t[:, None] * D + d[None, :], product(tl.trans(douter), xq, OF, SPEC), mask=live[:, None])
+        tl.store(dk + t[:, None] * D + d[None, :], product(tl.trans(douter), xq, OF), mask=live[:, None])
     tl.store(dkeep + own[:, None], db)
     tl.store(dpush + own[:, None], dc)
 
@@ -155,9 +155,9 @@ def output_back(
 @triton.jit
 def write_back(x, dmemory, dmomentum, P, at, a, m, OF: tl.constexpr, SPEC: tl.constexpr):
     """Slope of a tile's write by its errors: $-(a x) dW - (m x) dS$, dW and dS those by the next memory."""
-    dg = -product(a * x, tl.load(dmemory + P + at), OF, SPEC)
+    dg = -product(a * x, tl.load(dmemory + P + at), OF)
     if dmomentum is not None:
-        dg -= product(m * x, tl.load(dmomentum + P + at), OF, SPEC)
+        dg -= product(m * x, tl.load(dmomentum + P + at), OF)
     return dg
 
 
@@ -169,7 +169,7 @@ def write_tile_back(
     """Slopes of `write_tile` by its inputs x, a and m, b, c and e; those by its tiles are added where they are kept."""
     dW = tl.load(dmemory + P + at)
     W = tl.load(memory + at)
-    by_x = product(g, tl.trans(dW), OF, SPEC)
+    by_x = product(g, tl.trans(dW), OF)
     dx, da, dm = -a * by_x, -total(x * by_x), tl.zeros_like(a)
     if SPEC.RETURNS:
         W -= tl.load(initial + at)
@@ -178,7 +178,7 @@ def write_tile_back(
     dc, de = db * 0, db * 0
     if momentum is not None:
         dS, S = tl.load(dmomentum + P + at), tl.load(momentum + at)
-        by_x = product(g, tl.trans(dS), OF, SPEC)
+        by_x = product(g, tl.trans(dS), OF)
         dx -= m * by_x
         dm -= total(x * by_x)
         dc, de = tl.sum(dW * S), tl.sum(dS * S)
@@ -229,7 +229,7 @@ def state_back(
             if SPEC.DEPTH == 2:
                 dg = tl.load(dfirst + own[:, None] * SPEC.HIDDEN + h[None, :])
                 dg += write_back(x, dmemory, dmomentum, P, first_at(h, SPEC), a, m, OF, SPEC)
-                dG = dot(dg * slope, tl.load(memory + last_at(h, SPEC)), dG, OF, SPEC)
+                dG = dot(dg * slope, tl.load(memory + last_at(h, SPEC)), dG, OF)
         step, bound = parameter(theta, t, live, SPEC.WIDE_THETA, SPEC), parameter(delta, t, live, SPEC.WIDE_DELTA, SPEC)
         df, de_row, dtheta_row, ddelta_row, dgain_row, dbearing = error_back(
             dG, f, x, value, step, bound, gamma, bearing, SPEC
@@ -251,16 +251,16 @@ def state_back(
             h = h0 + tl.arange(0, BLOCK)
             inner, slope, curvature = hidden(x, k, t, live, memory, h, OF, SPEC)
             last = tl.load(memory + last_at(h, SPEC))
-            dlast = product(tl.trans(inner), df, OF, SPEC)
-            dinner = product(df, tl.trans(last), OF, SPEC)
+            dlast = product(tl.trans(inner), df, OF)
+            dinner = product(df, tl.trans(last), OF)
             if SPEC.NORMALISED:
                 dinner += 2 * dbearing * inner
             if SPEC.DEPTH == 2:
                 dinner += tl.load(dhidden + own[:, None] * SPEC.HIDDEN + h[None, :])
                 dg = tl.load(dfirst + own[:, None] * SPEC.HIDDEN + h[None, :])
                 dg += write_back(x, dmemory, dmomentum, P, first_at(h, SPEC), a, m, OF, SPEC)
-                back_here = product(G, tl.trans(last), OF, SPEC)
-                dlast = dot(tl.trans(dg * slope), G, dlast, OF, SPEC)
+                back_here = product(G, tl.trans(last), OF)
+                dlast = dot(tl.trans(dg * slope), G, dlast, OF)
                 dslope = dg * back_here
                 if SPEC.NORMALISED:
                     dslope += 2 * squares * slope * tl.sum(last * last, 1)[None, :]
@@ -274,10 +274,10 @@ def state_back(
             if SPEC.DEPTH == 2:
                 dz = dinner * slope + dslope * curvature
                 weight = tl.load(memory + first_at(h, SPEC))
-                dx = dot(dz, tl.trans(weight), dx, OF, SPEC)
+                dx = dot(dz, tl.trans(weight), dx, OF)
                 dx_w, da_h, dm_h, db_h, dc_h, de_h = write_tile_back(
                     memory, momentum, initial, dmemory, dmomentum, dinitial, P, first_at(h, SPEC), x,
-                    back_here * slope, product(tl.trans(x), dz, OF, SPEC), a, m, b, c, e, OF, SPEC,
+                    back_here * slope, product(tl.trans(x), dz, OF), a, m, b, c, e, OF, SPEC,
                 )  # fmt: skip
                 dx += dx_w
                 da, dm, db, dc, de = da + da_h, dm + dm_h, db + db_h, dc + dc_h, de + de_h

@@ -67,7 +67,7 @@ def last_at(h, SPEC: tl.constexpr):
 def hidden(x, pointer, t, live, memory, h, OF: tl.constexpr, SPEC: tl.constexpr):
     """What the last layer's rows ``h`` are given for x, and σ' and σ'' there: of a matrix x itself, 1 and 0."""
     if SPEC.DEPTH == 2:
-        return activate(product(x, tl.load(memory + first_at(h, SPEC)), OF, SPEC), SPEC)
+        return activate(product(x, tl.load(memory + first_at(h, SPEC)), OF), SPEC)
     else:
         row = rows_at(pointer, t, live, h, SPEC.D)
         none = tl.zeros(row.shape, tl.float32)
@@ -86,7 +86,7 @@ def prediction(x, k, t, live, memory, BLOCK: tl.constexpr, OF: tl.constexpr, SPE
         h = h0 + tl.arange(0, BLOCK)
         last = tl.load(memory + last_at(h, SPEC))
         row, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
-        f = dot(row, last, f, OF, SPEC)
+        f = dot(row, last, f, OF)
         if SPEC.NORMALISED:
             bearing += total(squared(row))
             if SPEC.DEPTH == 2:
@@ -97,13 +97,13 @@ def prediction(x, k, t, live, memory, BLOCK: tl.constexpr, OF: tl.constexpr, SPE
 @triton.jit
 def write_tile(memory, momentum, initial, P, at, x, g, a, m, b, c, e, OF: tl.constexpr, SPEC: tl.constexpr):
     """One tile of the next memory, P further on: $b W + (1-b) W_{init} + c S - (a x)^T g$, and $e S - (m x)^T g$."""
-    W = b * tl.load(memory + at) - product(tl.trans(a * x), g, OF, SPEC)
+    W = b * tl.load(memory + at) - product(tl.trans(a * x), g, OF)
     if SPEC.RETURNS:
         W += (1 - b) * tl.load(initial + at)
     if momentum is not None:
         S = tl.load(momentum + at)
         W += c * S
-        tl.store(momentum + P + at, e * S - product(tl.trans(m * x), g, OF, SPEC))
+        tl.store(momentum + P + at, e * S - product(tl.trans(m * x), g, OF))
     tl.store(memory + P + at, W)
 
 
@@ -147,7 +147,7 @@ def state_pass(
             inner, slope, _curvature = hidden(x, k, t, live, memory, h, OF, SPEC)
             if SPEC.DEPTH == 2:
                 last = tl.load(memory + last_at(h, SPEC))
-                g = product(G, tl.trans(last), OF, SPEC) * slope
+                g = product(G, tl.trans(last), OF) * slope
                 write_tile(memory, momentum, initial, P, first_at(h, SPEC), x, g, a, m, b, c, e, OF, SPEC)
             write_tile(memory, momentum, initial, P, last_at(h, SPEC), inner, G, a, m, b, c, e, OF, SPEC)
         tl.debug_barrier()  # the next chunk reads what other threads have written
@@ -159,11 +159,11 @@ def state_pass(
 @triton.jit
 def met(x, memory, momentum, initial, at, b, c, OF: tl.constexpr, SPEC: tl.constexpr):
     """Rows x through a tile of the memory that each of them meets, but for what its chunk wrote."""
-    found = b * product(x, tl.load(memory + at), OF, SPEC)
+    found = b * product(x, tl.load(memory + at), OF)
     if SPEC.RETURNS:
-        found += (1 - b) * product(x, tl.load(initial + at), OF, SPEC)
+        found += (1 - b) * product(x, tl.load(initial + at), OF)
     if momentum is not None:
-        found += c * product(x, tl.load(momentum + at), OF, SPEC)
+        found += c * product(x, tl.load(momentum + at), OF)
     return found
 
 
@@ -171,7 +171,7 @@ def met(x, memory, momentum, initial, at, b, c, OF: tl.constexpr, SPEC: tl.const
 def asked(xq, q, t, live, memory, momentum, initial, h, b, c, R, g, OF: tl.constexpr, SPEC: tl.constexpr):
     """What the last layer's rows ``h`` are given for the queries xq, and σ' there; R = A ⊙ xq xᵀ."""
     if SPEC.DEPTH == 2:
-        z = met(xq, memory, momentum, initial, first_at(h, SPEC), b, c, OF, SPEC) - product(R, g, OF, SPEC)
+        z = met(xq, memory, momentum, initial, first_at(h, SPEC), b, c, OF, SPEC) - product(R, g, OF)
         row, slope, _ = activate(z, SPEC)
         return row, slope
     else:
@@ -205,7 +205,7 @@ def output_pass(
     xq, x = rows_at(q, t, live, d, D), rows_at(k, t, live, d, D)
     G = tl.load(errors + slots(chunk, SPEC)[:, None] * D + d[None, :]).to(OF)
     A, b, c = read_at(scores, keep, push, chunk, SPEC)
-    R = (A * product(xq, tl.trans(x), OF, SPEC)).to(OF)
+    R = (A * product(xq, tl.trans(x), OF)).to(OF)
     met_there = tl.zeros((C, C), tl.float32)
     f = tl.zeros((C, D), tl.float32)
     for h0 in range(0, SPEC.HIDDEN, BLOCK):
@@ -213,11 +213,11 @@ def output_pass(
         inner, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
         g = G
         if SPEC.DEPTH == 2:
-            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF, SPEC) * slope
+            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF) * slope
         inner_q, _ = asked(xq, q, t, live, memory, momentum, initial, h, b, c, R, g, OF, SPEC)
-        met_there = dot(inner_q, tl.trans(inner), met_there, OF, SPEC)
+        met_there = dot(inner_q, tl.trans(inner), met_there, OF)
         f += met(inner_q, memory, momentum, initial, last_at(h, SPEC), b, c, OF, SPEC)
-    f -= product(A * met_there, G, OF, SPEC)
+    f -= product(A * met_there, G, OF)
     if SPEC.NORM:
         z, _ = normalise(f, SPEC)
         f = xq + z * gain_of(gain, row, SPEC)[None, :]

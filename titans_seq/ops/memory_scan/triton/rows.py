@@ -17,13 +17,13 @@ DENSITY = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 
 
 @triton.jit
-def dot(a, b, onto, OF: tl.constexpr, SPEC: tl.constexpr):
+def dot(a, b, onto, OF: tl.constexpr):
     """Add a @ b to ``onto`` in float32; operands are rounded to the dtype ``OF``."""
     return tl.dot(a.to(OF), b.to(OF), acc=onto, input_precision="tf32")
 
 
 @triton.jit
-def product(a, b, OF: tl.constexpr, SPEC: tl.constexpr):
+def product(a, b, OF: tl.constexpr):
     """a @ b in float32; operands are rounded to the dtype ``OF``."""
     return tl.dot(a.to(OF), b.to(OF), input_precision="tf32")
 
