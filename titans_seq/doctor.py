@@ -10,8 +10,9 @@ import torch
 
 from titans_seq import __version__
 from titans_seq.miras.structure import Matrix
+from titans_seq.ops.kernels import missing
 from titans_seq.ops.matmul import use_fastest_exact_matmul
-from titans_seq.ops.memory_scan import BACKENDS, memory_scan
+from titans_seq.ops.memory_scan import BACKENDS, memory_scan, triton
 from titans_seq.resources import PACKAGE, Kind, names
 
 KINDS: tuple[Kind, ...] = ("configs", "datasets", "pipelines")
@@ -26,11 +27,16 @@ def _version(name: str) -> str:
 
 
 def _works(backend: str) -> str:
+    if backend == "triton" and not torch.cuda.is_available():
+        return missing() or "for CUDA alone"
     q = torch.nn.functional.normalize(torch.ones(1, 1, 3, 2), dim=-1)
     gate = torch.full((1, 1, 3), 0.1)
     initial = (torch.zeros(1, 2, 2),)
     try:
-        memory_scan(q, q, q, gate, gate, initial=initial, structure=Matrix(), chunk_size=2, backend=backend)  # type: ignore[arg-type]
+        if backend == "triton":
+            triton.probe("cuda")
+        else:
+            memory_scan(q, q, q, gate, gate, initial=initial, structure=Matrix(), chunk_size=2, backend=backend)  # type: ignore[arg-type]
     except Exception as error:  # whatever it is, it is what the doctor is asked to tell
         return f"fails: {type(error).__name__}: {error}"
     return "works"
