@@ -347,7 +347,7 @@ def test_a_call_of_no_tokens_changes_nothing(backend: Backend) -> None:
             r"state was not made with Lq\(.*accumulator must be given",
         ),
         ({"state": initial_state((torch.zeros(2, 4, 3),), 2)}, r"state holds memories of shape \[\(2, 2, 4, 3\)\]"),
-        ({"backend": "triton"}, r"backend must be auto or one of reference, chunked, got 'triton'"),
+        ({"backend": "loop"}, r"backend must be auto or one of reference, chunked, triton, got 'loop'"),
     ],
     ids=lambda wrong: "-".join(wrong) if isinstance(wrong, dict) else "",
 )
