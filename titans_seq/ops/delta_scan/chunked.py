@@ -34,10 +34,10 @@ NOTHING = (0, 0, 0, 1, 0, 0)  # of each part of `DeltaInputs`: a token that leav
 class Joined(NamedTuple):
     """Tiles whose tokens have been joined."""
 
-    scores: Tensor  # (G, K, R, c, c) how much each read finds of each of the token's K writes
+    scores: Tensor  # (G, R, c, K, c) how much each read finds of each of the tokens' K writes
     reads: Tensor  # (G, R, c, D) reads decayed since the tile's start
     writes: Tensor  # (G, K, c, D) writes decayed up to the tile's end
-    whole: Tensor  # (G, 1, D) decay over the tile
+    whole: Tensor  # (G, D) decay over the tile
 
 
 def _halves(blocks: Tensor) -> tuple[Tensor, ...]:
@@ -45,127 +45,122 @@ def _halves(blocks: Tensor) -> tuple[Tensor, ...]:
 
 
 def _lower(diagonal: Tensor, corner: Tensor) -> Tensor:
-    """Blocks (G, 2 N, ..., m, m) on the diagonal and (G, N, ..., m, m) below it: (G, N, ..., 2 m, 2 m)."""
+    """Blocks (G, 2 N, R, m, K, m) on the diagonal and (G, N, R, m, K, m) below it: (G, N, R, 2 m, K, 2 m)."""
     left, right = _halves(diagonal)
-    return torch.cat([F.pad(left, (0, right.shape[-1])), torch.cat([corner, right], -1)], -2)
+    return torch.cat([F.pad(left, (0, right.shape[-1])), torch.cat([corner, right], -1)], 3)
 
 
 def _join(own: Tensor, reads: Tensor, writes: Tensor, decay: Tensor) -> Joined:
     """Join the tokens of every tile.
 
     Args:
-        own: (G, c, K, R) what a token's reads find of its own writes.
-        reads: (G, c, R, D) decayed by their own token.
-        writes: (G, c, K, D).
-        decay: (G, c, 1, D) of the tokens; one for all channels of which ``reads`` and ``writes`` have D.
+        own: (G, R, c, K) what a token's reads find of its own writes.
+        reads: (G, R, c, D) decayed by their own token.
+        writes: (G, K, c, D).
+        decay: (G, c, D) of the tokens; one for all channels of which ``reads`` and ``writes`` have D.
     """
-    R, K, tokens = reads.shape[2], writes.shape[2], decay.shape[1]
-    scores, reads, writes = own[..., None, None], reads.flatten(1, 2), writes.flatten(1, 2)
-    while (pairs := decay.shape[1] // 2) > 0:
-        reads, writes = (rows.unflatten(1, (pairs, 2, -1)) for rows in (reads, writes))
-        corner = torch.bmm(reads[:, :, 1].flatten(0, 1), writes[:, :, 0].flatten(0, 1).mT)
-        corner = corner.unflatten(2, (-1, K)).unflatten(1, (-1, R)).permute(0, 4, 2, 1, 3)
-        scores = _lower(scores, corner.unflatten(0, (-1, pairs)))
-        first, second = _halves(decay)
-        one = torch.ones_like(first)
-        reads = (reads * torch.stack([one, first], 2)).flatten(1, 3)
-        writes = (writes * torch.stack([second, one], 2)).flatten(1, 3)
+    # blocks of one token: (G, c, R, 1, K, 1), (G, c, R, 1, D), (G, c, K, 1, D) and (G, c, 1, 1, D)
+    scores, decay = own.transpose(1, 2)[:, :, :, None, :, None], decay[:, :, None, None]
+    reads, writes = reads.transpose(1, 2)[:, :, :, None], writes.transpose(1, 2)[:, :, :, None]
+    while decay.shape[1] > 1:
+        (before, after), (old, new), (first, second) = _halves(reads), _halves(writes), _halves(decay)
+        corner = torch.bmm(after.flatten(0, 1).flatten(1, 2), old.flatten(0, 1).flatten(1, 2).mT)
+        corner = corner.unflatten(2, old.shape[2:4]).unflatten(1, after.shape[2:4]).unflatten(0, after.shape[:2])
+        scores = _lower(scores, corner)
+        reads = torch.cat([before, first * after], 3)
+        writes = torch.cat([second * old, new], 3)
         decay = first * second
-    reads, writes = (rows.unflatten(1, (tokens, -1)).transpose(1, 2) for rows in (reads, writes))
-    return Joined(scores[:, 0], reads, writes, decay[:, 0])
+    return Joined(scores[:, 0], reads[:, 0], writes[:, 0], decay[:, 0, 0, 0])
 
 
 def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor, steps: int) -> Joined:
-    """Join reads (G, c, R, D) and writes (G, c, K, D), n = ``steps`` or twice as many, under ``decay`` (., c, 1, .)."""
-    R = reads.shape[2]
-    # a query reads after all writes of its token, the i-th key after those before it; all but the first see the decay
-    own = torch.cat([decay.new_ones(1, steps), decay.new_ones(steps, steps).tril(-1)])[:R].mT
-    entered = torch.cat([decay, torch.ones_like(decay), decay.expand(-1, -1, steps - 1, -1)], 2)[:, :, :R]
+    """Join reads (G, R, c, D) and writes (G, K, c, D) under ``decay`` (., c, .), K = ``steps`` or twice as many."""
+    R, K, erases = reads.shape[1], writes.shape[1] // steps, reads.shape[1] > 1
+    # in a token the i-th key reads after the writes before it, the query after all; all but the first see the decay
+    own = decay.new_ones(steps, steps).tril()[0 if erases else -1 :]
+    entered = decay[:, None].expand(-1, R - erases, -1, -1)
+    entered = F.pad(entered, (0, 0, 0, 0, int(erases), 0), value=1.0)
     if decay.shape[-1] > 1:
-        own = own.repeat(writes.shape[2] // steps, 1) * (writes[:, :, :, None] * reads[:, :, None]).sum(-1)
-        return _join(own, entered * reads, writes, decay)
+        found = (reads[:, int(erases) :, None] * writes[:, None]).sum(-1) * own.repeat(1, K)[:, :, None]
+        found = F.pad(found.transpose(2, 3), (0, 0, 0, 0, int(erases), 0))
+        return _join(found, entered * reads, writes, decay)
     # one decay a token: the decays alone are joined, as reads and writes of one channel
-    own = own.expand(*decay.shape[:2], -1, -1)
-    factor = _join(own, entered, torch.ones_like(decay).expand(-1, -1, steps, -1), decay)
-    reads, writes = reads.transpose(1, 2).contiguous(), writes.transpose(1, 2).contiguous()
-    found = torch.bmm(reads.flatten(1, 2), writes.flatten(1, 2).mT)
-    found = found.unflatten(2, writes.shape[1:3]).unflatten(1, reads.shape[1:3]).permute(0, 3, 1, 2, 4)
-    scores = (found.unflatten(1, (-1, steps)) * factor.scores[:, None]).flatten(1, 2)
-    writes = (writes.unflatten(1, (-1, steps)) * factor.writes[:, None]).flatten(1, 2)
-    return Joined(scores, reads * factor.reads, writes, factor.whole)
-
-
-def _diagonal(matrix: Tensor, m: int) -> Tensor:
-    """Blocks on the diagonal of (G, C, C), (G, C / m, m, m)."""
-    return matrix.unflatten(1, (-1, m)).unflatten(3, (-1, m)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-
-
-def _inverse(strict: Tensor, base: int) -> Tensor:
-    """(I + strict)^-1 of strictly lower (G, C, C): row by row in blocks of ``base``, which are then joined.
-
-    A power series would be shorter, and wrong: with one key repeated its terms grow to binomial(C, C / 2).
-    """
-    blocks = _diagonal(strict, base)
-    one = torch.eye(base, dtype=strict.dtype, device=strict.device)
-    found = one[:1].expand(*blocks.shape[:2], -1, -1)
-    for i in range(1, base):
-        found = torch.cat([found, one[i] - blocks[:, :, i : i + 1, :i] @ found], 2)
-    while (m := found.shape[-1]) < strict.shape[-1]:
-        left, right = _halves(found)
-        below = _diagonal(strict, 2 * m)[:, :, m:, :m]
-        found = _lower(found, -below if m == 1 else -(right @ below @ left))
-    return found[:, 0]
+    own = F.pad(own, (0, 0, int(erases), 0))[None, :, None].expand(len(decay), -1, decay.shape[1], -1)
+    factor = _join(own, entered, torch.ones_like(decay)[:, None].expand(-1, steps, -1, -1), decay)
+    scores = torch.bmm(reads.flatten(1, 2), writes.flatten(1, 2).mT).unflatten(2, (K, -1)).unflatten(1, (R, -1))
+    scores = scores * factor.scores.flatten(3)[:, :, :, None]
+    writes = (writes.unflatten(1, (K, -1)) * factor.writes[:, None]).flatten(1, 2)
+    return Joined(scores.unflatten(4, (steps, -1)).flatten(3, 4), reads * factor.reads, writes, factor.whole)
 
 
 def _by_step(rows: Tensor) -> Tensor:
-    """(G, n, c, d) to the steps in their order, (G, c n, d)."""
+    """(G, n, c, ...) to the steps in their order, (G, c n, ...)."""
     return rows.transpose(1, 2).flatten(1, 2)
 
 
-def _carried(kept: Tensor, added: Tensor, memory: Tensor, erases: bool) -> tuple[Tensor, Tensor]:
-    """Memory before each tile, (tiles x B H, D, Dv), and after the last: all that has to be done tile by tile.
+class Erased(NamedTuple):
+    """What is read to be erased, tile by tile: answers U = of_memory M + of_values, written with b."""
+
+    of_memory: Tensor  # (tiles, B H, c n, D)
+    of_values: Tensor  # (tiles, B H, c n, Dv)
+    b: Tensor  # (tiles, B H, c n, D) with its sign
+
+
+def _carried(kept: Tensor, added: Tensor, memory: Tensor, erased: Erased | None) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Memory before each tile, (tiles x B H, D, Dv), the answers, and the memory after: all that goes tile by tile.
 
     Args:
-        kept: X, (tiles, B H, D, D) what a tile makes of the memory; (·, ·, D or 1, 1), its diagonal, without erasing.
-        added: Y, (tiles, B H, D, Dv).
+        kept: (tiles, B H, D or 1, 1) decay over a tile.
+        added: (tiles, B H, D, Dv) what the values add.
         memory: (B H, D, Dv).
-        erases: whether X is a matrix.
+        erased: what is read to be erased, if any.
     """
-    before, step = [], torch.baddbmm if erases else torch.addcmul
+    befores, answers = [], []
     # unbind once: indexing tile i in the loop would make its backward quadratic in length
-    for x, y in zip(kept.unbind(0), added.unbind(0), strict=True):
-        before.append(memory)
-        memory = step(y, x, memory)
-    return torch.cat(before), memory
+    reads = zip(*(part.unbind(0) for part in erased), strict=True) if erased else [()] * len(added)
+    for whole, values, read in zip(kept.unbind(0), added.unbind(0), reads, strict=True):
+        befores.append(memory)
+        memory = torch.addcmul(values, whole, memory)
+        if read:
+            of_memory, of_values, b = read
+            answers.append(torch.baddbmm(of_values, of_memory, befores[-1]))
+            memory = torch.baddbmm(memory, b.mT, answers[-1])
+    return torch.cat(befores), answers, memory
+
+
+def _rows(*parts: Tensor) -> Tensor:
+    """Parts (tiles, B H, c, r, D) of a tile's tokens to (G, all r, c, D)."""
+    return torch.cat([part.transpose(2, 3) for part in parts], 2).flatten(0, 1)
 
 
 def _block(x: DeltaInputs, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Read and write a block of tiles (tiles, B H, c, n, d); returns (tiles x B H, c, Dv) and the memory after it."""
-    tiles, _, c, n, D = x.k.shape
-    q, k, v = x.q.flatten(0, 1), x.k.flatten(0, 1), x.v.flatten(0, 1)
-    decay, a, b = (None if part is None else part.flatten(0, 1) for part in x[3:])
-    reads = q if a is None else torch.cat([q, a], 2)
-    writes = k if b is None else torch.cat([k, b], 2)
-    tile = _join_tiles(reads, writes, q.new_ones(1, c, 1, 1) if decay is None else decay, n)
-
-    value = v.flatten(1, 2)
-    scores = tile.scores.unflatten(1, (-1, n)).permute(1, 0, 3, 4, 5, 2).flatten(4, 5)  # (1 or 2, G, R, c, c n)
+    tiles, _, c, n, _ = x.k.shape
+    reads = _rows(x.q) if x.a is None else _rows(x.a, x.q)  # in the order of time
+    writes = _rows(x.k) if x.b is None else _rows(x.k, -x.b)
+    decay = x.q.new_ones(1, c, 1) if x.decay is None else x.decay.flatten(0, 1).squeeze(2)
+    tile = _join_tiles(reads, writes, decay, n)
+    value = x.v.flatten(0, 1).flatten(1, 2)
+    scores = tile.scores.unflatten(3, (-1, n)).transpose(4, 5).flatten(4, 5)  # (G, R, c, 1 or 2, c n)
     written = [_by_step(part) for part in tile.writes.unflatten(1, (-1, n)).unbind(1)]
-    found = torch.bmm(scores[0].flatten(1, 2), value).unflatten(1, (-1, c))  # by each read, of its tile's values
-    seen, y = tile.reads[:, 0], found[:, 0]
-    kept, added = tile.whole.mT, torch.bmm(written[0].mT, value)
-    if a is not None:
-        # what the keys read, affine in the memory: of_memory M + of_values
-        inverse = _inverse(_by_step(scores[1][:, 1:]), n)
-        of_memory, of_values = inverse @ _by_step(tile.reads[:, 1:]), inverse @ _by_step(found[:, 1:])
-        seen = torch.baddbmm(seen, scores[1][:, 0], of_memory, alpha=-1)
-        y = torch.baddbmm(y, scores[1][:, 0], of_values, alpha=-1)
-        kept = kept * torch.eye(D, dtype=kept.dtype, device=kept.device)
-        kept = torch.baddbmm(kept.expand(len(value), -1, -1), written[1].mT, of_memory, alpha=-1)
-        added = torch.baddbmm(added, written[1].mT, of_values, alpha=-1)
-    kept = kept.expand(len(value), -1, -1).unflatten(0, (tiles, -1))
-    before, memory = _carried(kept, added.unflatten(0, (tiles, -1)), memory, a is not None)
-    return torch.baddbmm(y, seen, before), memory
+
+    def by_tile(part: Tensor) -> Tensor:
+        return part.unflatten(0, (tiles, -1))
+
+    kept = tile.whole.expand(len(value), -1)[..., None]
+    added = torch.bmm(written[0].mT, value)
+    erased = None
+    if x.a is not None:
+        of_values, of_answers = _by_step(scores[:, :-1]).unbind(2)
+        one = torch.eye(c * n, dtype=value.dtype, device=value.device)
+        inverse = torch.linalg.solve_triangular(-of_answers, one, upper=False, unitriangular=True)
+        of_memory = torch.bmm(inverse, _by_step(tile.reads[:, :-1]))
+        of_values = torch.bmm(inverse, torch.bmm(of_values, value))
+        erased = Erased(by_tile(of_memory), by_tile(of_values), by_tile(written[1]))
+    before, answers, memory = _carried(by_tile(kept), by_tile(added), memory, erased)
+    if answers:
+        value = torch.cat([value, torch.cat(answers)], 1)
+    return torch.baddbmm(torch.bmm(scores[:, -1].flatten(2), value), tile.reads[:, -1], before), memory
 
 
 def _spans(T: int, tokens: int, most: int) -> Iterator[tuple[int, int]]:
