@@ -6,15 +6,17 @@ came in, decayed, and the writes so far, decayed. With $\Lambda$ the products of
 $U = (I + L_{ab})^{-1} (A M_0 + L_{ak} V)$ and $Y = Q M_0 + L_{qk} V - L_{qb} U$,
 
 where $L_{xy} = (x_t^\top \Lambda_{ts}\, y_s)$ for s before t (for q up to t), and A and Q are decayed since the tile's
-start. So reads and the memory after the tile are affine in the memory before it. All of it is computed for a block of
-tiles at once; tile by tile only $M \leftarrow X M + Y$ is left to do (Yang et al., Parallelizing linear transformers
-with the delta rule, 2024; Gated DeltaNet, 2024; GLA, 2023, for decays by channel).
+start. So what is read to be erased is affine in the memory before the tile. All of it is computed for a block of tiles
+at once; tile by tile only U and $M \leftarrow \Lambda M + K^\top V - B^\top U$, K and B decayed up to the tile's end,
+are left to do (Yang et al., Parallelizing linear transformers with the delta rule, 2024; Gated DeltaNet, 2024; GLA,
+2023, for decays by channel). To erase is to write U with -b: in the code b has that sign.
 
 Decays are only ever multiplied: neighbouring blocks are joined, 1 with 1, 2 with 2 and so on, the reads of the right
 one decayed since the seam, the writes of the left one decayed up to it. There is no logarithm and no quotient, so
 decays may be 0 and 1, and each its own for every channel, at the price of log2(tile) products.
 
-Axes: G = tiles x B x H, tiles first; c tokens of n steps; R reads a token (the query and, where it erases, n keys).
+Axes: G = tiles x B x H, tiles first; c tokens of n steps; R reads a token (the query and, before it, n keys where it
+erases), K writes a token (n of values, and n of what is erased).
 """
 
 from collections.abc import Iterator
@@ -34,10 +36,10 @@ NOTHING = (0, 0, 0, 1, 0, 0)  # of each part of `DeltaInputs`: a token that leav
 class Joined(NamedTuple):
     """Tiles whose tokens have been joined."""
 
-    scores: Tensor  # (G, R, c, K, c) how much each read finds of each of the tokens' K writes
-    reads: Tensor  # (G, R, c, D) reads decayed since the tile's start
-    writes: Tensor  # (G, K, c, D) writes decayed up to the tile's end
-    whole: Tensor  # (G, D) decay over the tile
+    scores: Tensor  # (G, c R, c K) how much each read finds of each write
+    reads: Tensor  # (G, c, R, D) reads decayed since the tile's start
+    writes: Tensor  # (G, c, K, D) writes decayed up to the tile's end
+    whole: Tensor  # (G, 1, D) decay over the tile
 
 
 def _halves(blocks: Tensor) -> tuple[Tensor, ...]:
@@ -45,57 +47,71 @@ def _halves(blocks: Tensor) -> tuple[Tensor, ...]:
 
 
 def _lower(diagonal: Tensor, corner: Tensor) -> Tensor:
-    """Blocks (G, 2 N, R, m, K, m) on the diagonal and (G, N, R, m, K, m) below it: (G, N, R, 2 m, K, 2 m)."""
+    """Blocks (G, 2 N, r, k) on the diagonal and (G, N, r, k) below it: (G, N, 2 r, 2 k)."""
     left, right = _halves(diagonal)
-    return torch.cat([F.pad(left, (0, right.shape[-1])), torch.cat([corner, right], -1)], 3)
+    return torch.cat([F.pad(left, (0, right.shape[-1])), torch.cat([corner, right], -1)], -2)
+
+
+def _decayed(halves: Tensor, half: int, decay: Tensor) -> Tensor:
+    """Blocks (G, N, 2, r, D), one half of them times ``decay`` (G, N, 1, D), as (G, N, 2 r, D)."""
+    if torch.is_grad_enabled():
+        factors = [torch.ones_like(decay)] * 2
+        factors[half] = decay
+        halves = halves * torch.stack(factors, 2)
+    else:  # in place: a third of the traffic
+        halves[:, :, half] *= decay
+    return halves.flatten(2, 3)
 
 
 def _join(own: Tensor, reads: Tensor, writes: Tensor, decay: Tensor) -> Joined:
     """Join the tokens of every tile.
 
     Args:
-        own: (G, R, c, K) what a token's reads find of its own writes.
-        reads: (G, R, c, D) decayed by their own token.
-        writes: (G, K, c, D).
-        decay: (G, c, D) of the tokens; one for all channels of which ``reads`` and ``writes`` have D.
+        own: (G, c, R, K) what a token's reads find of its own writes.
+        reads: (G, c, R, D) decayed by their own token; overwritten where no gradient is wanted.
+        writes: (G, c, K, D); so are these.
+        decay: (G, c, 1, D) of the tokens; one for all channels of which ``reads`` and ``writes`` have D.
     """
-    # blocks of one token: (G, c, R, 1, K, 1), (G, c, R, 1, D), (G, c, K, 1, D) and (G, c, 1, 1, D)
-    scores, decay = own.transpose(1, 2)[:, :, :, None, :, None], decay[:, :, None, None]
-    reads, writes = reads.transpose(1, 2)[:, :, :, None], writes.transpose(1, 2)[:, :, :, None]
+    scores, tokens = own, decay.shape[1]
     while decay.shape[1] > 1:
-        (before, after), (old, new), (first, second) = _halves(reads), _halves(writes), _halves(decay)
-        corner = torch.bmm(after.flatten(0, 1).flatten(1, 2), old.flatten(0, 1).flatten(1, 2).mT)
-        corner = corner.unflatten(2, old.shape[2:4]).unflatten(1, after.shape[2:4]).unflatten(0, after.shape[:2])
-        scores = _lower(scores, corner)
-        reads = torch.cat([before, first * after], 3)
-        writes = torch.cat([second * old, new], 3)
+        reads, writes = reads.unflatten(1, (-1, 2)), writes.unflatten(1, (-1, 2))
+        corner = torch.bmm(reads[:, :, 1].flatten(0, 1), writes[:, :, 0].flatten(0, 1).mT)
+        scores = _lower(scores, corner.unflatten(0, reads.shape[:2]))
+        first, second = _halves(decay)
+        reads, writes = _decayed(reads, 1, first), _decayed(writes, 0, second)
         decay = first * second
-    return Joined(scores[:, 0], reads[:, 0], writes[:, 0], decay[:, 0, 0, 0])
+    reads, writes = (rows[:, 0].unflatten(1, (tokens, -1)) for rows in (reads, writes))
+    return Joined(scores[:, 0], reads, writes, decay[:, 0])
 
 
-def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor, steps: int) -> Joined:
-    """Join reads (G, R, c, D) and writes (G, K, c, D) under ``decay`` (., c, .), K = ``steps`` or twice as many."""
-    R, K, erases = reads.shape[1], writes.shape[1] // steps, reads.shape[1] > 1
+def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Join the tokens of every tile under ``decay`` (., c, 1, .).
+
+    Args:
+        reads: (G, c, R, D) in the order of time: where it erases the n keys, then the query.
+        writes: (G, P, c, n, D), P = 1 of values, 2 also of what is erased.
+
+    Returns:
+        Scores (G, c, R, P, c n), reads (G, c, R, D) since the tile's start, writes (G, P, c n, D) up to its end, and
+        the decay over the tile.
+    """
+    P, c, n = writes.shape[1:4]
+    R, keys = reads.shape[2], int(reads.shape[2] > 1)
     # in a token the i-th key reads after the writes before it, the query after all; all but the first see the decay
-    own = decay.new_ones(steps, steps).tril()[0 if erases else -1 :]
-    entered = decay[:, None].expand(-1, R - erases, -1, -1)
-    entered = F.pad(entered, (0, 0, 0, 0, int(erases), 0), value=1.0)
+    own = F.pad(decay.new_ones(n, n).tril(), (0, 0, 1, 0))[-R:]
+    entered = F.pad(decay.expand(-1, -1, R - keys, -1), (0, 0, keys, 0), value=1.0)
     if decay.shape[-1] > 1:
-        found = (reads[:, int(erases) :, None] * writes[:, None]).sum(-1) * own.repeat(1, K)[:, :, None]
-        found = F.pad(found.transpose(2, 3), (0, 0, 0, 0, int(erases), 0))
-        return _join(found, entered * reads, writes, decay)
+        rows = writes.permute(0, 2, 1, 3, 4).flatten(2, 3)
+        found = F.pad((reads[:, :, keys:, None] * rows[:, :, None]).sum(-1), (0, 0, keys, 0))
+        tile = _join(found * own.repeat(1, P), entered * reads, rows, decay)
+        scores = tile.scores.unflatten(2, (c, P, n)).transpose(2, 3).unflatten(1, (c, R)).flatten(4)
+        return scores, tile.reads, tile.writes.unflatten(2, (P, n)).transpose(1, 2).flatten(2, 3), tile.whole
     # one decay a token: the decays alone are joined, as reads and writes of one channel
-    own = F.pad(own, (0, 0, int(erases), 0))[None, :, None].expand(len(decay), -1, decay.shape[1], -1)
-    factor = _join(own, entered, torch.ones_like(decay)[:, None].expand(-1, steps, -1, -1), decay)
-    scores = torch.bmm(reads.flatten(1, 2), writes.flatten(1, 2).mT).unflatten(2, (K, -1)).unflatten(1, (R, -1))
-    scores = scores * factor.scores.flatten(3)[:, :, :, None]
-    writes = (writes.unflatten(1, (K, -1)) * factor.writes[:, None]).flatten(1, 2)
-    return Joined(scores.unflatten(4, (steps, -1)).flatten(3, 4), reads * factor.reads, writes, factor.whole)
-
-
-def _by_step(rows: Tensor) -> Tensor:
-    """(G, n, c, ...) to the steps in their order, (G, c n, ...)."""
-    return rows.transpose(1, 2).flatten(1, 2)
+    own, written = own.expand(*entered.shape[:2], -1, -1), torch.ones_like(decay).repeat(1, 1, n, 1)
+    tile = _join(own, entered, written, decay)
+    writes = writes.flatten(2, 3)
+    scores = torch.bmm(reads.flatten(1, 2), writes.flatten(1, 2).mT).unflatten(2, (P, -1)) * tile.scores[:, :, None]
+    return scores.unflatten(1, (c, R)), reads * tile.reads, writes * tile.writes.flatten(1, 2)[:, None], tile.whole
 
 
 class Erased(NamedTuple):
@@ -124,43 +140,32 @@ def _carried(kept: Tensor, added: Tensor, memory: Tensor, erased: Erased | None)
         if read:
             of_memory, of_values, b = read
             answers.append(torch.baddbmm(of_values, of_memory, befores[-1]))
-            memory = torch.baddbmm(memory, b.mT, answers[-1])
+            memory = memory + torch.bmm(b.mT, answers[-1])  # faster than baddbmm where tiles are small
     return torch.cat(befores), answers, memory
-
-
-def _rows(*parts: Tensor) -> Tensor:
-    """Parts (tiles, B H, c, r, D) of a tile's tokens to (G, all r, c, D)."""
-    return torch.cat([part.transpose(2, 3) for part in parts], 2).flatten(0, 1)
 
 
 def _block(x: DeltaInputs, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Read and write a block of tiles (tiles, B H, c, n, d); returns (tiles x B H, c, Dv) and the memory after it."""
     tiles, _, c, n, _ = x.k.shape
-    reads = _rows(x.q) if x.a is None else _rows(x.a, x.q)  # in the order of time
-    writes = _rows(x.k) if x.b is None else _rows(x.k, -x.b)
-    decay = x.q.new_ones(1, c, 1) if x.decay is None else x.decay.flatten(0, 1).squeeze(2)
-    tile = _join_tiles(reads, writes, decay, n)
+    reads = torch.cat([x.q] if x.a is None else [x.a, x.q], 3).flatten(0, 1)
+    writes = torch.stack([x.k] if x.b is None else [x.k, -x.b], 2).flatten(0, 1)
+    decay = x.q.new_ones(1, c, 1, 1) if x.decay is None else x.decay.flatten(0, 1)
+    scores, reads, writes, whole = _join_tiles(reads, writes, decay)
     value = x.v.flatten(0, 1).flatten(1, 2)
-    scores = tile.scores.unflatten(3, (-1, n)).transpose(4, 5).flatten(4, 5)  # (G, R, c, 1 or 2, c n)
-    written = [_by_step(part) for part in tile.writes.unflatten(1, (-1, n)).unbind(1)]
-
-    def by_tile(part: Tensor) -> Tensor:
-        return part.unflatten(0, (tiles, -1))
-
-    kept = tile.whole.expand(len(value), -1)[..., None]
-    added = torch.bmm(written[0].mT, value)
+    added = torch.bmm(writes[:, 0].mT, value)
     erased = None
     if x.a is not None:
-        of_values, of_answers = _by_step(scores[:, :-1]).unbind(2)
+        of_values, of_answers = scores[:, :, :-1].flatten(1, 2).unbind(2)
         one = torch.eye(c * n, dtype=value.dtype, device=value.device)
         inverse = torch.linalg.solve_triangular(-of_answers, one, upper=False, unitriangular=True)
-        of_memory = torch.bmm(inverse, _by_step(tile.reads[:, :-1]))
+        of_memory = torch.bmm(inverse, reads[:, :, :-1].flatten(1, 2))
         of_values = torch.bmm(inverse, torch.bmm(of_values, value))
-        erased = Erased(by_tile(of_memory), by_tile(of_values), by_tile(written[1]))
-    before, answers, memory = _carried(by_tile(kept), by_tile(added), memory, erased)
+        erased = Erased(*(part.unflatten(0, (tiles, -1)) for part in (of_memory, of_values, writes[:, 1])))
+    kept = whole.mT.expand(len(value), -1, -1)
+    before, answers, memory = _carried(kept.unflatten(0, (tiles, -1)), added.unflatten(0, (tiles, -1)), memory, erased)
     if answers:
         value = torch.cat([value, torch.cat(answers)], 1)
-    return torch.baddbmm(torch.bmm(scores[:, -1].flatten(2), value), tile.reads[:, -1], before), memory
+    return torch.bmm(scores[:, :, -1].flatten(2), value).baddbmm_(reads[:, :, -1], before), memory
 
 
 def _spans(T: int, tokens: int, most: int) -> Iterator[tuple[int, int]]:
