@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-BACKENDS = ("reference", "chunked")  # one module each, beside this file
-Backend = Literal["auto", "reference", "chunked"]
+from titans_seq.ops.kernels import use_triton
+
+BACKENDS = ("reference", "chunked", "triton")  # one module each, beside this file
+Backend = Literal["auto", "reference", "chunked", "triton"]
 
 
 class DeltaState(NamedTuple):
@@ -95,8 +97,9 @@ def delta_scan(
     The first ``a`` reads the memory of the token before, not yet decayed (Gated DeltaNet and gated DeltaProduct erase
     from the decayed one: their first ``a`` is w ⊙ k), each other one what the step before it left.
 
-    Everything is computed in float32 (float64 for float64 inputs), under autocast too. Exact at every token: there is
-    no chunk size, and any split of a stream equals one pass. Norms are not bounded here: where a·b is beyond 0 to 2
+    Everything is computed in float32 (float64 for float64 inputs), under autocast too; in Triton sums and the memory
+    are, and what is multiplied is rounded to the dtype of v (float32 to TF32). Exact at every token: there is no chunk
+    size, and any split of a stream equals one pass. Norms are not bounded here: where a·b is beyond 0 to 2
     (with w = 1 and a along b) a repeated key makes the memory grow without end.
 
     Args:
@@ -107,17 +110,26 @@ def delta_scan(
         erase: the pair (a, b), each shaped like k: what the memory answers to ``a`` is taken from it along ``b``.
             None erases nothing (Hebbian).
         state: the memory before the first token; zeros when absent. A learned one is ``DeltaState`` of it.
-        backend: ``chunked`` is the parallel form in matrix products, ``reference`` the printed recurrence.
+        backend: ``triton`` are fused kernels, for one key a token and decay by head, ``chunked`` is the parallel form
+            in PyTorch, ``reference`` the printed recurrence. ``auto`` takes Triton on CUDA where it can.
 
     Returns:
         What was read, (B, H, T, Dv) in the dtype of v, and the memory after the last token.
 
     Raises:
-        ValueError: if shapes do not agree; says which.
+        ValueError: if shapes do not agree, or ``triton`` has no kernel for this; says which and why.
     """
     _check(q, k, v, log_decay, erase, state)
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {backend!r}.")
     dtype = torch.float64 if torch.float64 in (q.dtype, k.dtype, v.dtype) else torch.float32
     B, H, _, D = q.shape
+    memory = q.new_zeros(B, H, D, v.shape[-1], dtype=dtype) if state is None else state.memory.to(dtype)
+    if _in_triton(backend, k, v, log_decay):
+        from titans_seq.ops.delta_scan.triton import delta_scan as fused
+
+        y, memory = fused(q, k, v, log_decay, erase, memory)
+        return y, DeltaState(memory)
     if log_decay is not None and log_decay.ndim == 3:
         log_decay = log_decay[..., None]
     if k.ndim == 4:
@@ -125,18 +137,24 @@ def delta_scan(
         erase = None if erase is None else (erase[0][..., None, :], erase[1][..., None, :])
     a, b = (None, None) if erase is None else (erase[0].to(dtype), erase[1].to(dtype))
     decay = None if log_decay is None else log_decay.to(dtype).exp()[..., None, :]
-    memory = q.new_zeros(B, H, D, v.shape[-1], dtype=dtype) if state is None else state.memory.to(dtype)
     scan = _backend(backend)
     with torch.autocast(q.device.type, enabled=False):
         y, memory = scan(DeltaInputs(q.to(dtype)[..., None, :], k.to(dtype), v.to(dtype), decay, a, b), memory)
     return y.to(v.dtype), DeltaState(memory)
 
 
+def _in_triton(name: Backend, k: Tensor, v: Tensor, log_decay: Tensor | None) -> bool:
+    if name != "triton" and not (name == "auto" and v.is_cuda):
+        return False
+    from titans_seq.ops.delta_scan import triton
+
+    lacking = triton.lacks(k, v, log_decay)
+    return use_triton("delta_scan", name, v.device.type, str(v.dtype), lacking, triton.probe)
+
+
 def _backend(name: Backend) -> Scan:
     if name == "reference":
         from titans_seq.ops.delta_scan.reference import delta_scan as scan
-    elif name in ("auto", "chunked"):
-        from titans_seq.ops.delta_scan.chunked import delta_scan as scan
     else:
-        raise ValueError(f"backend must be auto or one of {', '.join(BACKENDS)}, got {name!r}.")
+        from titans_seq.ops.delta_scan.chunked import delta_scan as scan
     return scan

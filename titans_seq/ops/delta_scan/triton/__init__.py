@@ -31,10 +31,10 @@ def delta_scan(
     """Run the scan in kernels; shapes and meaning as in the front door, what is multiplied in the dtype of v."""
     from titans_seq.ops.delta_scan.triton.operator import scan
 
-    B, H, T, D = q.shape
+    B, H, T, _ = q.shape
 
     def rows(part: Tensor) -> Tensor:
-        return part.reshape(B * H, T, -1).to(v.dtype).contiguous()
+        return part.reshape(B * H, T, part.shape[-1]).to(v.dtype).contiguous()
 
     log_decay = q.new_zeros(B, H, T) if log_decay is None else log_decay
     a, b = (None, None) if erase is None else (rows(erase[0]), rows(erase[1]))
@@ -45,7 +45,7 @@ def delta_scan(
         log_decay.float().reshape(B * H, T).contiguous(),
         a,
         b,
-        memory.reshape(B * H, D, -1).contiguous(),
+        memory.flatten(0, 1).contiguous(),
     )
     return y.unflatten(0, (B, H)), memory.unflatten(0, (B, H))
 

@@ -1,10 +1,10 @@
 r"""Backward: the same passes in reverse. In names ``d`` before a symbol is the slope of the outer loss by it.
 
-From the slopes of what was read, $dU = -L_{qb}^\top dY$ for all tiles at once (`answer_back`); tile by tile those of the
-memory after the tile and the rest of dU, $-B\,dM$ (`state_pass` in reverse); then, at once, $X = (I + L_{ab})^{-\top} dU$,
-the slope of $A M_0 + L_{ak} V$, and dV (`value_back`). So queries read with slope dY and erasing keys with slope X,
-values are written by k and what is erased, -U, by b: one kernel for what reads (`read_back`), one for what writes
-(`write_back`). No two programs add to one number: the same input gives the same bits.
+From the slopes of what was read, $dU = -L_{qb}^\top dY$ for all tiles at once (`answer_back`); tile by tile those of
+the memory after the tile and the rest of dU, $-B\,dM$ (`state_pass` in reverse); then, for all tiles at once,
+$X = (I + L_{ab})^{-\top} dU$, the slope of $A M_0 + L_{ak} V$, and dV (`value_back`). So queries read with slope dY and
+erasing keys with slope X, values are written by k and what is erased, -U, by b: one kernel for what reads
+(`read_back`), one for what writes (`write_back`). No two programs add to one number: same input, same bits.
 """
 
 import triton
@@ -50,11 +50,11 @@ def value_back(
     first = tl.program_id(1) * BLOCK
     Q, K = rows(q, row, tile, T, 0, D, D, C), rows(k, row, tile, T, 0, D, D, C)
     L_qk = dot(Q, tl.trans(K), OF) * between(log_decay, row, tile, T, 0, C)
-    dM = tl.load(dmemories + square(row * N + tile, first, BLOCK, D, DV))
+    dM = tl.load(square(dmemories, row * N + tile, first, BLOCK, D, DV))
     dV = until_end(log_decay, row, tile, T, C)[:, None] * dot(K, dM, OF)
     dV += dot(tl.trans(L_qk), rows(dy, row, tile, T, first, BLOCK, DV, C), OF)
     if ERASES:
-        solved = tl.load(inverse + square(row * N + tile, 0, C, C, C))
+        solved = tl.load(square(inverse, row * N + tile, 0, C, C, C))
         X = dot(tl.trans(solved), rows(du, row, tile, T, first, BLOCK, DV, C), OF)
         put_rows(x, X, row, tile, T, first, BLOCK, DV, C)
         A = rows(a, row, tile, T, 0, D, D, C)
@@ -79,14 +79,14 @@ def read_back(
     dL_b = tl.zeros((C, C), tl.float32)
     through = 0.0
     for first in range(0, DV, BLOCK):
-        at = square(row * N + tile, first, BLOCK, D, DV)
-        M, G = tl.load(memories + at), rows(g, row, tile, T, first, BLOCK, DV, C)
+        M = tl.load(square(memories, row * N + tile, first, BLOCK, D, DV))
+        G = rows(g, row, tile, T, first, BLOCK, DV, C)
         dR += dot(G, tl.trans(M), OF)
         dL_k += dot(G, tl.trans(rows(v, row, tile, T, first, BLOCK, DV, C)), OF)
         if ERASES:
             dL_b -= dot(G, tl.trans(rows(u, row, tile, T, first, BLOCK, DV, C)), OF)
         if LAG == 0:
-            through += tl.sum(M.to(tl.float32) * tl.load(dmemories + at))
+            through += tl.sum(M.to(tl.float32) * tl.load(square(dmemories, row * N + tile, first, BLOCK, D, DV)))
     R, K = rows(r, row, tile, T, 0, D, D, C), rows(k, row, tile, T, 0, D, D, C)
     decay = between(log_decay, row, tile, T, LAG, C)
     dR *= since_start(log_decay, row, tile, T, LAG, C)[:, None]
@@ -124,7 +124,7 @@ def write_back(
     dL_a = tl.zeros((C, C), tl.float32)
     for first in range(0, DV, BLOCK):
         V = SIGN * rows(value, row, tile, T, first, BLOCK, DV, C)
-        dW += dot(V, tl.trans(tl.load(dmemories + square(row * N + tile, first, BLOCK, D, DV))), OF)
+        dW += dot(V, tl.trans(tl.load(square(dmemories, row * N + tile, first, BLOCK, D, DV))), OF)
         dL_q += dot(rows(dy, row, tile, T, first, BLOCK, DV, C), tl.trans(V), OF)
         if ERASES:
             dL_a += dot(rows(x, row, tile, T, first, BLOCK, DV, C), tl.trans(V), OF)

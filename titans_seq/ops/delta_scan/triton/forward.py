@@ -48,7 +48,7 @@ def erase_pass(
     A, B, K = rows(a, row, tile, T, 0, D, D, C), rows(b, row, tile, T, 0, D, D, C), rows(k, row, tile, T, 0, D, D, C)
     decay = between(log_decay, row, tile, T, 1, C)
     solved = inverse_of(dot(A, tl.trans(B), OF) * decay, C)
-    tl.store(inverse + square(row * N + tile, 0, C, C, C), solved)
+    tl.store(square(inverse, row * N + tile, 0, C, C, C), solved)
     decayed = since_start(log_decay, row, tile, T, 1, C)[:, None] * A
     put_rows(of_memory, dot(solved, decayed, OF), row, tile, T, 0, D, D, C)
     L_ak = dot(solved, dot(A, tl.trans(K), OF) * decay, OF)
@@ -71,10 +71,10 @@ def state_pass(
     """
     OF: tl.constexpr = y.dtype.element_ty
     row, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK
-    M = tl.load(memory + square(row, first, BLOCK, D, DV))
+    M = tl.load(square(memory, row, first, BLOCK, D, DV))
     for n in range(N):
         tile = N - 1 - n if REVERSE else n
-        tl.store(memories + square(row * N + tile, first, BLOCK, D, DV), M)
+        tl.store(square(memories, row * N + tile, first, BLOCK, D, DV), M)
         to_end = until_end(log_decay, row, tile, T, C)[:, None]
         by = since_start(log_decay, row, tile, T, 0, C)[:, None] if REVERSE else to_end
         value = by * rows(v, row, tile, T, first, BLOCK, DV, C)
@@ -85,7 +85,7 @@ def state_pass(
             put_rows(u, U, row, tile, T, first, BLOCK, DV, C)
             after += dot(tl.trans(rows(z, row, tile, T, 0, D, D, C)), U if REVERSE else -to_end * U, OF)
         M = after
-    tl.store(last + square(row, first, BLOCK, D, DV), M)
+    tl.store(square(last, row, first, BLOCK, D, DV), M)
 
 
 @triton.jit
@@ -99,7 +99,7 @@ def output_pass(
     first = tl.program_id(1) * BLOCK
     Q, K = rows(q, row, tile, T, 0, D, D, C), rows(k, row, tile, T, 0, D, D, C)
     decay = between(log_decay, row, tile, T, 0, C)
-    M = tl.load(memories + square(row * N + tile, first, BLOCK, D, DV))
+    M = tl.load(square(memories, row * N + tile, first, BLOCK, D, DV))
     Y = since_start(log_decay, row, tile, T, 0, C)[:, None] * dot(Q, M, OF)
     Y += dot(dot(Q, tl.trans(K), OF) * decay, rows(v, row, tile, T, first, BLOCK, DV, C), OF)
     if ERASES:

@@ -23,7 +23,7 @@ def _tuned(kernel: Any, stages: tuple[int, ...] = (1,), warps: tuple[int, ...] =
     ]
     tune = triton.autotune(
         configs[:1] if interpreted() else configs,  # there is nothing to time in an interpreter
-        key=["D", "DV"],
+        key=["D", "DV", "REVERSE", "LAG", "ERASES"],
         prune_configs_by={"early_config_prune": _fitting},
         cache_results=True,
     )
@@ -32,7 +32,6 @@ def _tuned(kernel: Any, stages: tuple[int, ...] = (1,), warps: tuple[int, ...] =
 
 _erase_pass, _output_pass = _tuned(forward.erase_pass), _tuned(forward.output_pass)
 _state_pass = _tuned(forward.state_pass, stages=(1, 2), warps=(4,))
-_state_back = _tuned(forward.state_pass, stages=(1, 2), warps=(4,))
 _answer_back, _value_back = _tuned(backward.answer_back), _tuned(backward.value_back)
 _read_back, _write_back = _tuned(backward.read_back), _tuned(backward.write_back)
 
@@ -121,13 +120,11 @@ def _scan_back(
     dmemories, dlog = torch.empty_like(memories), log_decay.new_empty(4 if erases else 2, *log_decay.shape)
     if erases:
         _answer_back[sizes.columns](q, b, dy, log_decay, du_0, **sizes.kernel())
-    _state_back[sizes.carried](
+    _state_pass[sizes.carried](
         b, q, of_memory, dy, du_0, log_decay, dlast, dmemories, du, dmemory,
         **sizes.kernel(REVERSE=True, ERASES=erases),
     )  # fmt: skip
-    _value_back[sizes.columns](
-        q, k, a, dy, du, inverse, log_decay, dmemories, x, dv, **sizes.kernel(ERASES=erases)
-    )
+    _value_back[sizes.columns](q, k, a, dy, du, inverse, log_decay, dmemories, x, dv, **sizes.kernel(ERASES=erases))
     reads, writes = [(q, dy, dq)], [(k, v, dk)]
     if erases:
         reads, writes = [*reads, (a, x, da)], [*writes, (b, u, db)]  # type: ignore[list-item]

@@ -22,29 +22,30 @@ def dot(x, y, OF: tl.constexpr):
 
 
 @triton.jit
-def _at(row, tile, T, first, W: tl.constexpr, D: tl.constexpr, C: tl.constexpr):
-    t = tile * C + tl.arange(0, C)
-    return (row * T + t)[:, None] * D + first + tl.arange(0, W)[None, :], (t < T)[:, None]
+def _at(x, row, tile, T, first, W: tl.constexpr, D: tl.constexpr, C: tl.constexpr):
+    i = tl.arange(0, C)[:, None]
+    # one int64 for the tile, int32 inside of it: addresses take half the registers
+    return x + (row * T + tile * C) * D + (i * D + first + tl.arange(0, W)[None, :]), tile * C + i < T
 
 
 @triton.jit
 def rows(x, row, tile, T, first, W: tl.constexpr, D: tl.constexpr, C: tl.constexpr):
     """A tile's rows of x (R, T, D), W columns from ``first``: (C, W); zeros behind the last token."""
-    at, live = _at(row, tile, T, first, W, D, C)
-    return tl.load(x + at, mask=live, other=0.0)
+    at, live = _at(x, row, tile, T, first, W, D, C)
+    return tl.load(at, mask=live, other=0.0)
 
 
 @triton.jit
 def put_rows(x, found, row, tile, T, first, W: tl.constexpr, D: tl.constexpr, C: tl.constexpr):
     """Store what `rows` would load."""
-    at, live = _at(row, tile, T, first, W, D, C)
-    tl.store(x + at, found, mask=live)
+    at, live = _at(x, row, tile, T, first, W, D, C)
+    tl.store(at, found, mask=live)
 
 
 @triton.jit
-def square(index, first, W: tl.constexpr, D: tl.constexpr, DV: tl.constexpr):
-    """Where the W columns from ``first`` of the index-th matrix (D, DV) lie: (D, W)."""
-    return (index * D + tl.arange(0, D))[:, None] * DV + first + tl.arange(0, W)[None, :]
+def square(x, index, first, W: tl.constexpr, D: tl.constexpr, DV: tl.constexpr):
+    """Where the W columns from ``first`` of the index-th matrix of x (·, D, DV) lie: (D, W)."""
+    return x + index * D * DV + (tl.arange(0, D)[:, None] * DV + first + tl.arange(0, W)[None, :])
 
 
 @triton.jit
