@@ -96,7 +96,7 @@ class DeltaMemory(Memory):
         """By `delta_scan`."""
         log_decay, step = (None, None) if self.decay is None else self.decay(x)
         k, v, erase = self._written(x, k, v, log_decay, step)
-        y, after = delta_scan(q, k, v, log_decay, erase, state=DeltaState(state.weights[0]), backend=how.backend)  # type: ignore[arg-type]
+        y, after = delta_scan(q, k, v, log_decay, erase, state=DeltaState(state.weights[0]), backend=how.backend)
         return y, Held((after.memory,))
 
     def _written(

@@ -1,103 +1,20 @@
 """Laws of the delta scan: every backend against the printed recurrence, and that against the models it stands for."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
+from delta_scans import PLAIN, problem, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from titans_seq.ops.delta_scan import Backend, DeltaState, chunked, delta_scan
+from titans_seq.ops.delta_scan import Backend, chunked, delta_scan
 
-EXACT = 1e-10  # float64, relative to the largest entry; measured over all of this file at most 2e-15
-BACKENDS: list[Backend] = ["reference", "chunked"]  # of any shape and dtype; Triton's laws are in test_delta_triton.py
-PARALLEL = BACKENDS[1:]
+PARALLEL = PLAIN[1:]
 DECAYS = ["none", "head", "channel"]
-ENDS = torch.tensor([-torch.inf, -13.8, -1e-3, 0.0], dtype=torch.float64)  # decays of 0, 1e-6, 0.999 and 1
-
-
-class Problem(NamedTuple):
-    """Leaves of one scan."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    log_decay: Tensor | None
-    a: Tensor | None
-    b: Tensor | None
-    memory: Tensor
-
-    def leaves(self) -> dict[str, Tensor]:
-        return {name: leaf for name, leaf in self._asdict().items() if leaf is not None}
-
-    def run(self, backend: Backend, cuts: tuple[int, ...] = ()) -> dict[str, Tensor]:
-        """Outputs and final memory, the stream cut at ``cuts``."""
-        state, rows = DeltaState(self.memory), []
-        for left, right in pairwise([0, *cuts, self.q.shape[2]]):
-            q, k, v, log_decay, a, b = (None if part is None else part[:, :, left:right] for part in self[:-1])
-            erase = None if a is None or b is None else (a, b)
-            y, state = delta_scan(q, k, v, log_decay, erase, state=state, backend=backend)  # type: ignore[arg-type]
-            rows.append(y)
-        return {"y": torch.cat(rows, 2), "memory": state.memory}
-
-    def all(self, backend: Backend, cuts: tuple[int, ...] = ()) -> dict[str, Tensor]:
-        """Outputs, final memory and all gradients, by random cotangents: a sum would hide errors of opposite sign."""
-        leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in self.leaves().items()}
-        found = self._replace(**leaves).run(backend, cuts)
-        g = torch.Generator().manual_seed(7)
-        loss = sum((part * torch.randn(part.shape, generator=g, dtype=torch.float64)).sum() for part in found.values())
-        grads = torch.autograd.grad(loss, list(leaves.values()))  # type: ignore[arg-type]
-        return found | {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
-
-    def to(self, dtype: torch.dtype) -> "Problem":
-        return Problem(*(None if part is None else part.to(dtype) for part in self))  # type: ignore[arg-type]
-
-
-def problem(
-    decay: str = "channel",
-    erases: bool = True,
-    steps: int = 1,
-    length: int = 20,
-    size: tuple[int, int, int, int] = (2, 2, 4, 3),
-    ends: bool = False,
-) -> Problem:
-    """A random scan; a and b differ, and the memory neither vanishes nor grows. ``ends``: decays of 0, 1 and near."""
-    B, H, D, Dv = size
-    g = torch.Generator().manual_seed(length + steps)
-    rows = (B, H, length)
-    keys = (*rows, D) if steps == 1 else (*rows, steps, D)
-
-    def unit(*shape: int) -> Tensor:
-        return F.normalize(torch.randn(*shape, generator=g, dtype=torch.float64), dim=-1)
-
-    a = unit(*keys)
-    b = F.normalize(a + 0.3 * unit(*keys), dim=-1) * torch.rand(*keys[:-1], 1, generator=g, dtype=torch.float64)
-    gates = {"none": None, "head": rows, "channel": (*rows, D)}[decay]
-    log_decay = None if gates is None else F.logsigmoid(2 + 2 * torch.randn(gates, generator=g, dtype=torch.float64))
-    if ends and gates is not None:
-        log_decay = ENDS[torch.randint(4, gates, generator=g)]
-    return Problem(
-        unit(*rows, D),
-        unit(*keys),
-        torch.randn(*keys[:-1], Dv, generator=g, dtype=torch.float64),
-        log_decay,
-        a if erases else None,
-        b if erases else None,
-        torch.randn(B, H, D, Dv, generator=g, dtype=torch.float64),
-    )
-
-
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = EXACT) -> None:
-    """All finite, and off by no more than ``tolerance`` of the largest entry of each."""
-    assert ours.keys() == theirs.keys()
-    for name, part in theirs.items():
-        assert ours[name].isfinite().all() and part.isfinite().all(), name
-        error = float((ours[name] - part).detach().abs().max()) / max(float(part.detach().abs().max()), 1e-30)
-        assert error < tolerance, f"{name} is off by {error:.1e}"
 
 
 @pytest.mark.parametrize("backend", PARALLEL)
@@ -135,7 +52,7 @@ def test_tile_and_block_are_no_mathematics(tile: int, steps: int, monkeypatch: p
     same(p.all("chunked"), expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("decay", DECAYS)
 def test_gradients_agree_with_finite_differences(decay: str, steps: int, backend: Backend) -> None:
@@ -148,7 +65,7 @@ def test_gradients_agree_with_finite_differences(decay: str, steps: int, backend
     assert torch.autograd.gradcheck(scan, tuple(leaf.requires_grad_() for leaf in p.leaves().values()))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("decay", DECAYS)
 def test_the_future_does_not_reach_the_past(decay: str, backend: Backend) -> None:
     p = problem(decay, length=70)
@@ -198,7 +115,7 @@ def test_one_key_repeated_ten_thousand_times() -> None:
     torch.testing.assert_close(y, v, rtol=0, atol=2e-5)  # measured 4e-6, the token loop too
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 def test_autocast_and_half_precision_leave_the_memory_in_float32(backend: Backend) -> None:
     p = problem(length=40).to(torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -207,7 +124,7 @@ def test_autocast_and_half_precision_leave_the_memory_in_float32(backend: Backen
     torch.testing.assert_close(found["memory"], p.to(torch.float32).run(backend)["memory"])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 def test_no_tokens_change_nothing(backend: Backend) -> None:
     p = problem(length=3)
     nothing = p._replace(**{name: leaf[:, :, :0] for name, leaf in p.leaves().items() if name != "memory"})
@@ -346,7 +263,7 @@ def rwkv7(x: Tokens) -> tuple[Step, Fed]:
 MODELS = [linear_attention, retnet, gla, mamba2, hgrn2, deltanet, gated_deltanet, longhorn, deltaproduct, rwkv7]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_the_named_recurrences(model: Callable[[Tokens], tuple[Step, Fed]], backend: Backend) -> None:
     step, (q, k, v, log_decay, erase) = model(TOKENS)
