@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from compiled import Job, usage
+from compiled import Job, Usage, usage
 from delta_scans import Problem, problem, same
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -177,12 +177,12 @@ def job(kernel: str, capability: int, **constants: object) -> Job:
 
 def test_kernels_compile_without_spills_in_bounds() -> None:
     """Bounds are what was measured and an eighth more: a change that takes more is seen where there is no GPU."""
-    bounds = [
-        (job("forward.erase_pass", 90), 49152),
-        (job("forward.state_pass", 90, REVERSE=False, ERASES=True), 24576),
-        (job("backward.read_back", 90, LAG=0, ERASES=True), 32768),
-        (job("backward.write_back", 80, SIGN=-1, ERASES=True), 32768),
+    measured = [
+        (job("forward.erase_pass", 90), Usage(registers=229, spilled=0, shared=49152)),
+        (job("forward.state_pass", 90, REVERSE=False, ERASES=True), Usage(registers=146, spilled=0, shared=24576)),
+        (job("forward.output_pass", 90, ERASES=True), Usage(registers=128, spilled=0, shared=32768)),
+        (job("backward.write_back", 80, SIGN=-1, ERASES=True), Usage(registers=246, spilled=0, shared=16384)),
     ]
-    for (compiled, shared), found in zip(bounds, usage([compiled for compiled, _ in bounds]), strict=True):
-        assert found.spilled == 0 and found.registers <= 255, (compiled.kernel, found)
-        assert found.shared <= 1.125 * shared, (compiled.kernel, found)
+    for (compiled, most), found in zip(measured, usage([compiled for compiled, _ in measured]), strict=True):
+        assert found.spilled == 0 and found.registers <= 1.125 * most.registers, (compiled.kernel, found)
+        assert found.shared <= 1.125 * most.shared, (compiled.kernel, found)

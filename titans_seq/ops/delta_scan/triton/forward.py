@@ -28,8 +28,8 @@ def inverse_of(strict, C: tl.constexpr):
     Of two blocks with inverses P and Q and the corner L below them the inverse has -Q L P there.
     """
     t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    inverse = tl.where(t == s, 1.0, 0.0)
-    m = 1
+    inverse = tl.where(t == s, 1.0, tl.where(t // 2 == s // 2, -strict, 0.0))
+    m = 2
     while m < C:
         corner = tl.where((t // (2 * m) == s // (2 * m)) & (t // m != s // m), strict, 0.0)
         inverse -= dot(inverse, dot(corner, inverse, tl.float32), tl.float32)
