@@ -24,12 +24,12 @@ CASES = [
     (31, 32, "none", True, torch.float32),
     (63, 64, "head", False, torch.float32),
     (63, 32, "none", True, torch.float16),
-    (65, 64, "none", True, torch.float32),
+    (65, 64, "none", False, torch.float32),
     (65, 32, "head", False, torch.float16),
     (130, 64, "head", True, torch.float32),
-    (130, 32, "none", False, torch.float32),
+    (130, 32, "none", True, torch.float32),
     (130, 32, "head", True, torch.float16),
-    (130, 64, "none", True, torch.float16),
+    (65, 64, "none", True, torch.float16),
 ]
 
 
@@ -65,10 +65,9 @@ def test_decays_of_nothing_and_of_everything(dtype: torch.dtype, erases: bool) -
     assert p.log_decay is not None and (found["dlog_decay"][p.log_decay.isneginf()] == 0).all()
 
 
-@pytest.mark.parametrize("cuts", [(64,), (1, 30, 30)])
-def test_any_split_of_the_stream_is_one_pass(cuts: tuple[int, ...]) -> None:
+def test_any_split_of_the_stream_is_one_pass() -> None:
     p = drawn("head", True, 80, 32, torch.float32)
-    same(p.all("triton", cuts), p.all("triton"), TOLERANCE[torch.float32])
+    same(p.all("triton", (1, 30, 30, 64)), p.all("triton"), TOLERANCE[torch.float32])
 
 
 def test_values_may_be_wider_than_keys_and_a_token_may_have_an_axis_of_one_key() -> None:
@@ -88,7 +87,7 @@ def test_one_key_repeated() -> None:
 
 
 def test_the_same_input_gives_the_same_bits() -> None:
-    p = drawn("head", True, 70, 32, torch.float32)
+    p = drawn("head", True, 65, 32, torch.float32)
     first, second = p.all("triton"), p.all("triton")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
