@@ -1,7 +1,8 @@
 """The verbs of sequences: predict, score, embed, generate, evaluate."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,11 @@ from titans_seq.blocks import expand
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
 from titans_seq.data.fasta import Block, read_blocks
-from titans_seq.data.record import Tally, decode, encode
+from titans_seq.data.intervals import interval_kind
+from titans_seq.data.record import Record, Tally, decode, encode
+from titans_seq.data.regions import Regions
 from titans_seq.data.reset import reset_rule
-from titans_seq.data.sequences import is_fasta, read_sequences
+from titans_seq.data.sequences import WHOLE, each_sequence, is_fasta, read_sequences
 from titans_seq.data.sources import SOURCES
 from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import PartFile, RowFile, check_suffix
@@ -23,7 +26,7 @@ from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, whole_file
 from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.progress import Progress
-from titans_seq.resources import data_file
+from titans_seq.resources import data_file, is_there
 from titans_seq.run import about, check_state_files, data_of, dry, finished, identity, load, prepare, reading_of, write
 from titans_seq.signals import watching
 from titans_seq.stream import Point, Steps, prefetch
@@ -52,6 +55,7 @@ LINE = 80  # bases a line of FASTA
 class Reading(NamedTuple):
     """Options of every verb that reads sequences of any length."""
 
+    regions: Mapping[str, Any] = MappingProxyType({})  # fields of `Regions` that are asked for
     state_in: Path | None = None  # where records start from
     state_out: Path | None = None  # gets the memory after the last record
     reset: str = "record"  # when the memory begins anew: `titans_seq.data.reset.Reset`
@@ -62,6 +66,18 @@ class Reading(NamedTuple):
     threads: int | None = None
     seed: int = 0
     batch_size: int = 64
+
+
+# What training was told of how to cut sequences and holds for other files too; what it left out is not left out here.
+CUT_ALIKE = ("reference", "aliases", "feature", "window", "stride")
+
+
+def regions_for(source: str, given: Mapping[str, Any]) -> Regions:
+    """How sequences are cut out of a genome for a model: as is asked for, else as its training did."""
+    trained = reading_of(source).get("regions", {})
+    alike = {name: trained[name] for name in CUT_ALIKE if trained.get(name)}
+    gone = {name for name in ("reference", "aliases") if name in alike and not is_there(alike[name])}
+    return Regions(**{name: value for name, value in alike.items() if name not in gone} | dict(given))
 
 
 class _Job(NamedTuple):
@@ -180,11 +196,13 @@ def _read(
         _must_be_causal(source, model)
     steps, template = job(model, course)
     size, sequence = block_size(model.backbone.config), reading_of(source).get("sequence")
+    regions = WHOLE if is_fasta(file) else regions_for(source, reading.regions)
     if reading.dry_run:
-        lengths = [block.start + len(block.codes) for block in blocks_of(file, size, sequence) if block.last]
+        lengths = [block.start + len(block.codes) for block in blocks_of(file, size, sequence, regions) if block.last]
         return dry(model, records=len(lengths), bases=sum(lengths))
-    inputs = [file, *([reading.state_in] if reading.state_in else [])]
+    inputs = [file, *regions.files(), *([reading.state_in] if reading.state_in else [])]
     options = {"batch_size": reading.batch_size, "reset": reset, "state_out": state_out, **settings}
+    options |= {} if regions == WHOLE else {"regions": regions.model_dump_json()}
     last = Point()
 
     def keep(point: Point) -> None:
@@ -195,7 +213,7 @@ def _read(
 
     rows = write(
         out,
-        lambda point: steps(prefetch(blocks_of(file, size, sequence)), point),
+        lambda point: steps(prefetch(blocks_of(file, size, sequence, regions)), point),
         identity(source, inputs, **options),
         resume=resume,
         template=template,
@@ -338,12 +356,17 @@ def _drawn(logits: np.ndarray, temperature: float, top_k: int, chance: np.ndarra
     return drawn
 
 
-def blocks_of(path: Path, size: int, sequence: str | None = None) -> Iterator[Block]:
-    """Records of a FASTA, or of a table with a column of sequences, in blocks of ``size`` bases."""
+def blocks_of(path: Path, size: int, sequence: str | None = None, regions: Regions = WHOLE) -> Iterator[Block]:
+    """Records of a FASTA, of a table of sequences, or of intervals on a genome, in blocks of ``size`` bases."""
     if is_fasta(path) or path.is_dir():
         yield from read_blocks(path, size=size)
         return
-    for number, record in enumerate(read_sequences(path, sequence=sequence, need_labels=False)):
+    found: Iterable[Record]
+    if interval_kind(path):
+        found = each_sequence(path, regions=regions)
+    else:
+        found = read_sequences(path, sequence=sequence, need_labels=False, regions=regions)
+    for number, record in enumerate(found):
         starts = range(0, max(1, len(record)), size)
         for start in starts:
             yield Block(number, record.id, start, record.codes[start : start + size], start == starts[-1])
@@ -359,6 +382,7 @@ def evaluate(
     batch_size: int = 64,
     baseline: bool = True,
     labels: str | None = None,
+    regions: Mapping[str, Any] = MappingProxyType({}),
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
@@ -366,10 +390,11 @@ def evaluate(
     A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table.
     """
     model = load(source, prepare(device, threads, seed), "genomics")
-    beside = {"labels": labels} if labels else {}
-    data = SOURCES[model.task.data].of_file(path, **reading_of(source), **beside)
-    if data.streamed:
-        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size)
+    kind, cut = SOURCES[model.task.data], regions_for(source, regions)
+    if kind.streamed:
+        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size, cut)
+    beside = {"regions": cut, **({"labels": labels} if labels else {})}
+    data = kind.of_file(path, **reading_of(source) | beside)
     items = data.evaluation(model.task)
     if dry_run:
         return dry(model, items=len(items))
@@ -386,10 +411,10 @@ def evaluate(
     return found
 
 
-def _measured_stream(model: SequenceModel, path: str, batch_size: int) -> dict[str, Any]:
+def _measured_stream(model: SequenceModel, path: str, batch_size: int, regions: Regions) -> dict[str, Any]:
     """Metrics of a model that reads each record as one stream, its memory carried from block to block."""
     rows, point = [], Point()
-    blocks = blocks_of(data_file(path), block_size(model.backbone.config))
+    blocks = blocks_of(data_file(path), block_size(model.backbone.config), regions=regions)
     with Progress("evaluating", "tokens", None) as progress:
         for ready, after in sequence_steps(model, prefetch(blocks), batch_size, point):
             rows += ready

@@ -40,6 +40,15 @@ def find(kind: Kind, name: str) -> Path:
     return known[name]
 
 
+def is_there(path: str) -> bool:
+    """Whether `data_file` finds a file."""
+    try:
+        data_file(path)
+    except (ConfigError, UsageError):
+        return False
+    return True
+
+
 def data_file(path: str | Path) -> Path:
     """Return the file that a recipe or command names; ``sample:NAME/FILE`` is one of a shipped sample.
 

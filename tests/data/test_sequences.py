@@ -97,7 +97,7 @@ TABLE = "id,sequence,label\n"
     ("content", "options", "why"),
     [
         ("sequence,kind\nACGT,1\n", {}, "no label column .*Its columns: sequence, kind"),
-        ("dna,label\nACGT,1\n", {}, "no column 'sequence' or 'seq'. Its columns: dna, label"),
+        ("dna,label\nACGT,1\n", {}, "no column 'sequence' or 'seq', nor chrom, start and end. Its columns: dna, label"),
         ("sequence,label\nACGT,1\n", {"label": "kind"}, "no column 'kind'"),
         ("sequence,label\nACGT,1\n", {"sequence": "dna"}, "no column 'dna'"),
         ("sequence,label\nACGT,1\n", {"id": "key"}, "no column 'key'"),
@@ -112,8 +112,8 @@ TABLE = "id,sequence,label\n"
             {},
             "rows 1 and 3 have the same sequence with different labels, '1' and '0'",
         ),
-        ("chrom,start,end,label\nchr1,1,5,0\n", {}, "interval tables with --reference are not read yet"),
-        ("id,region,start,end,strand\n0,chr1,1,5,+\n", {}, "interval tables with --reference are not read yet"),
+        ("chrom,start,end,label\nchr1,1,5,0\n", {}, "has intervals and no sequences. .*--reference FASTA"),
+        ("id,region,start,end,strand\n0,chr1,1,5,+\n", {}, "has intervals and no sequences. .*--reference FASTA"),
     ],
 )
 def test_bad_tables_are_refused_with_row_or_column(file: File, content: str, options: dict[str, Any], why: str) -> None:

@@ -1,7 +1,10 @@
 """``titans-seq genomics``: sequences."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,7 +31,14 @@ from titans_seq.cli.command import (
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Input = Annotated[str, typer.Argument(metavar="INPUT", help="FASTA or table of sequences; - is a FASTA on stdin.")]
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="FASTA or table of sequences; with --reference BED, narrowPeak, GFF, GTF or a table with chrom, start and "
+        "end; - is a FASTA on stdin.",
+    ),
+]
 Reset = Annotated[
     str,
     typer.Option(
@@ -37,6 +47,49 @@ Reset = Annotated[
         "least LENGTH N; every:LENGTH, also every LENGTH bases.",
     ),
 ]
+
+
+_CUTTING: dict[str, Any] = {  # options of `titans_seq.data.regions.Regions`
+    "reference": Annotated[str | None, typer.Option(metavar="FASTA", help="Genome that intervals are places of.")],
+    "aliases": Annotated[
+        str | None, typer.Option(metavar="FILE", help="Lines of chromosome names that mean the same.")
+    ],
+    "feature": Annotated[
+        str | None, typer.Option(metavar="KIND,...", help="Kinds of feature to read of a GFF or GTF, such as gene,CDS.")
+    ],
+    "window": Annotated[
+        int | None, typer.Option(min=1, help="Cut so many bases around each summit or centre, with N beyond the ends.")
+    ],
+    "stride": Annotated[
+        int | None, typer.Option(min=1, help="Tile each interval instead, with a window every so many bases.")
+    ],
+    "max_n": Annotated[
+        float | None, typer.Option(min=0, max=1, help="Leave out windows with a larger share of N than this.")
+    ],
+    "blacklist": Annotated[str | None, typer.Option(metavar="BED", help="Leave out windows that overlap these.")],
+}
+
+
+def cutting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say how sequences are cut out of a genome, as its argument ``regions``."""
+
+    @functools.wraps(function)
+    def run(**options: Any) -> Any:
+        given = {name: value for name in _CUTTING if (value := options.pop(name)) is not None}
+        for name in ("reference", "aliases", "blacklist"):
+            if name in given:
+                given[name] = absolute(given[name])
+        if "feature" in given:
+            given["feature"] = tuple(kind.strip() for kind in given["feature"].split(",") if kind.strip())
+        return function(**options, regions=given)
+
+    own = inspect.signature(function, eval_str=True)
+    kept = [p for p in own.parameters.values() if p.name != "regions"]
+    more = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in _CUTTING.items()
+    ]
+    run.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
+    return run
 
 
 @command(app)
@@ -64,6 +117,10 @@ def pretrain(
     out: Run,
     config: Config = None,
     start: Start = None,
+    softmask: Annotated[
+        Literal["keep", "ignore", "weight"],
+        typer.Option(help="Bases in lower case: targets as all others, none, or of weight 0.1 (none in validation)."),
+    ] = "keep",
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -80,7 +137,7 @@ def pretrain(
     from titans_seq.run import train
 
     content = {
-        "data": {"kind": "fasta", "paths": [absolute(path) for path in fasta]},
+        "data": {"kind": "fasta", "paths": [absolute(path) for path in fasta], "softmask": softmask},
         "task": {"kind": "language_model"},
         "training": {"batch_size": 8, **({} if sets_length(settings) else {"steps": 1000})},
         "seed": seed,
@@ -92,18 +149,27 @@ def pretrain(
 
 
 @command(app)
+@cutting
 def finetune(
-    train: Annotated[str, typer.Argument(help="Table with a sequence and a label column, or FASTA with --labels.")],
+    train: Annotated[
+        str,
+        typer.Argument(
+            help="Table with a label column and one of sequences, or with --reference with chrom, start and end; BED "
+            "or GFF, whose label is a column such as name or feature; FASTA with --labels."
+        ),
+    ],
     out: Run,
+    regions: dict[str, Any],
     validation: Annotated[
         str | None, typer.Option(help="Table that chooses the best weights; else a share of TRAIN.")
     ] = None,
     start: Start = None,
     config: Config = None,
     task: Annotated[str, typer.Option(help="classification.")] = "classification",
-    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TRAIN is a FASTA.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TRAIN has no labels.")] = None,
     sequence_column: Annotated[str | None, typer.Option(help="Column of the sequences; found by itself.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels; found by itself.")] = None,
+    jitter: Annotated[int, typer.Option(min=0, help="Move windows at random, by so many bases at most.")] = 0,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -115,6 +181,8 @@ def finetune(
     """Train a classifier, from a trained backbone or anew.
 
     Example: titans-seq genomics finetune train.csv --out runs/promoters --backbone runs/genome
+
+    Example: titans-seq genomics finetune peaks.csv --reference genome.fa.gz --window 500 --jitter 50 --out runs/peaks
     """
     from titans_seq.recipe import build
     from titans_seq.run import train as run_train
@@ -126,6 +194,7 @@ def finetune(
         "labels": absolute(labels) if labels else None,
         "sequence": sequence_column,
         "label": label_column,
+        "regions": {**regions, "jitter": jitter},
     }
     content = {
         "data": data,
@@ -140,11 +209,13 @@ def finetune(
 
 
 @command(app)
+@cutting
 def evaluate(
     model: Model,
-    table: Annotated[str, typer.Argument(help="Labelled table; for a language model a FASTA.")],
+    table: Annotated[str, typer.Argument(help="Labelled table or intervals; for a language model also a FASTA.")],
+    regions: dict[str, Any],
     out: Annotated[Path | None, typer.Option(help="Write the metrics as JSON.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TABLE is a FASTA.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TABLE has no labels.")] = None,
     baseline: Annotated[
         bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")
     ] = True,
@@ -167,6 +238,7 @@ def evaluate(
         model,
         table,
         labels=labels,
+        regions=regions,
         device=device,
         threads=threads,
         seed=seed,
@@ -179,9 +251,11 @@ def evaluate(
 
 
 @command(app)
+@cutting
 def predict(
     model: Model,
     path: Input,
+    regions: dict[str, Any],
     out: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")],
     state_in: StateIn = None,
     state_out: StateOut = None,
@@ -197,6 +271,8 @@ def predict(
     """Predict every record: class probabilities, or for a language model its likelihood. Any length, in flat memory.
 
     Example: titans-seq genomics predict runs/promoters genome.fa.gz --out predictions.tsv
+
+    Example: titans-seq genomics predict runs/promoters peaks.bed --reference genome.fa.gz --out predictions.tsv
     """
     from titans_seq.genomics import predict as run_predict
 
@@ -204,6 +280,7 @@ def predict(
         model,
         path,
         out,
+        regions=regions,
         state_in=state_in,
         state_out=state_out,
         reset=reset,
@@ -267,9 +344,11 @@ def score(
 
 
 @command(app)
+@cutting
 def embed(
     model: Model,
     path: Input,
+    regions: dict[str, Any],
     out: Annotated[Path, typer.Option(help="File to write: .parquet .npz")],
     state_in: StateIn = None,
     state_out: StateOut = None,
@@ -292,6 +371,7 @@ def embed(
         model,
         path,
         out,
+        regions=regions,
         state_in=state_in,
         state_out=state_out,
         reset=reset,

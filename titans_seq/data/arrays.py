@@ -135,7 +135,7 @@ class TrackFile(ArrayFile):
 
 
 def bigwig_tools() -> Any:
-    """The library that writes bigWig.
+    """The library that reads and writes bigWig.
 
     Raises:
         EnvironmentFault: if it is not installed.
@@ -144,8 +144,8 @@ def bigwig_tools() -> Any:
         import pybigtools
     except ImportError as error:
         raise EnvironmentFault(
-            "A .bw needs the package pybigtools, which is not here. Install it with `pip install titans-seq[bigwig]`, "
-            "or write .bedgraph or .parquet."
+            "A bigWig needs the package pybigtools, which is not here. Install it with "
+            "`pip install titans-seq[bigwig]`; a track may also be written as .bedgraph or .parquet."
         ) from error
     return pybigtools
 

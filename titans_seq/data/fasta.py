@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from titans_seq.data.compressed import GZIP, SIZE, SNIFFED, UTF8_BOM, chunks, looks_like, shown
-from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
+from titans_seq.data.record import LOWER, STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.errors import EnvironmentFault, InputError
 from titans_seq.files import whole_file
 
@@ -275,7 +275,12 @@ class _Doubts:
 
 
 def read_blocks(
-    path: Path | str, *, size: int = 65_536, judge: Judge = STRICT, tally: Tally | None = None
+    path: Path | str,
+    *,
+    size: int = 65_536,
+    judge: Judge = STRICT,
+    tally: Tally | None = None,
+    keep_case: bool = False,
 ) -> Iterator[Block]:
     """Yield the records of a FASTA file piece by piece; memory does not grow with record or line length.
 
@@ -286,6 +291,7 @@ def read_blocks(
         size: bases per block.
         judge: what to do about duplicate or missing ids, and about doubts.
         tally: counts replaced symbols and lower case, for an audit.
+        keep_case: add `LOWER` to the codes of bases in lower case (soft-masked repeats).
 
     Raises:
         InputError: if the file is no FASTA, or a symbol no nucleotide, or as `compressed.chunks` does.
@@ -314,8 +320,9 @@ def read_blocks(
                 record.note_place(place, part)
             if b" " in part or b"\t" in part:
                 part = _LINE_END_BLANKS.sub(b"", part)
-            codes = encode(part.replace(b"\n", b""), where=record.where, start=len(record), tally=tally)
-            record.known = record.known or bool((codes < 4).any())
+            bases = part.replace(b"\n", b"")
+            codes = encode(bases, where=record.where, start=len(record), tally=tally, keep_case=keep_case)
+            record.known = record.known or bool((codes & (LOWER - 1) < 4).any())
             record.rest = np.concatenate([record.rest, codes]) if len(record.rest) else codes
             yield from record.blocks(size, last=False)
     if record is None:
@@ -326,10 +333,12 @@ def read_blocks(
     index.tell(judge)
 
 
-def read_fasta(path: Path | str, *, judge: Judge = STRICT, tally: Tally | None = None) -> Iterator[Record]:
+def read_fasta(
+    path: Path | str, *, judge: Judge = STRICT, tally: Tally | None = None, keep_case: bool = False
+) -> Iterator[Record]:
     """Yield the records of a FASTA file whole; arguments and errors as for `read_blocks`."""
     held: list[np.ndarray] = []
-    for block in read_blocks(path, size=SIZE, judge=judge, tally=tally):
+    for block in read_blocks(path, size=SIZE, judge=judge, tally=tally, keep_case=keep_case):
         held.append(block.codes)
         if block.last:
             yield Record(block.id, held[0] if len(held) == 1 else np.concatenate(held))

@@ -11,9 +11,11 @@ from titans_seq.errors import InputError, warn
 
 ALPHABET = "ACGTN"
 IUPAC = "RYSWKMBDHV"
+LOWER = 8  # added to the code of a base in lower case, where a reader is asked to keep the case
 
 _SYMBOLS = ALPHABET + "U" + IUPAC  # sixteen: a symbol's place fits in four bits, the fifth tells lower case
 _LOWER, _NONE = 16, 255
+assert _LOWER == 2 * LOWER  # so that a shift makes one of the other
 _READ_AS = np.array([0, 1, 2, 3, 4, 3] + [4] * len(IUPAC), np.uint8)  # place → code: U is T, IUPAC is N
 _LETTERS = np.frombuffer(ALPHABET.encode(), np.uint8)
 
@@ -30,11 +32,15 @@ _PLACES = _places()
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One sequence: ``codes`` (T,) uint8 with A C G T N = 0 1 2 3 4, and its label where it has one."""
+    """One sequence: ``codes`` (T,) uint8 with A C G T N = 0 1 2 3 4, and its label where it has one.
+
+    ``around`` (J + T + J,) is the window that ``codes`` is the middle of, where training moves it by up to J bases.
+    """
 
     id: str
     codes: np.ndarray
     label: str | None = None
+    around: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -87,7 +93,14 @@ class Tally:
             doubt(f"{name}: U was read as T, {self.symbols['U']:,} times.")
 
 
-def encode(text: str | bytes, *, where: str = "the sequence", start: int = 0, tally: Tally | None = None) -> np.ndarray:
+def encode(
+    text: str | bytes,
+    *,
+    where: str = "the sequence",
+    start: int = 0,
+    tally: Tally | None = None,
+    keep_case: bool = False,
+) -> np.ndarray:
     """Return the codes (T,) uint8 of nucleotides in either case; U is T, IUPAC codes are N.
 
     Args:
@@ -95,6 +108,7 @@ def encode(text: str | bytes, *, where: str = "the sequence", start: int = 0, ta
         where: "FILE: record 'ID'", for messages.
         start: bases of the same record that came before, for the position in messages.
         tally: counts what was replaced, and lower case.
+        keep_case: add `LOWER` to the codes of bases in lower case.
 
     Raises:
         InputError: on any other symbol, with its 1-based position.
@@ -112,12 +126,13 @@ def encode(text: str | bytes, *, where: str = "the sequence", start: int = 0, ta
     if tally is not None and highest >= _LOWER:
         tally.lower += int(np.count_nonzero(places & _LOWER))
     codes: np.ndarray = places & (_LOWER - 1)
+    case = (places & _LOWER) >> 1 if keep_case and highest >= _LOWER else None
     if codes.max(initial=0) >= len(ALPHABET):
         if tally is not None:
             counts = np.bincount(codes, minlength=len(_SYMBOLS)).tolist()
             tally.symbols.update({s: n for s, n in zip(_SYMBOLS, counts, strict=True) if n and s not in ALPHABET})
         codes = _READ_AS[codes]
-    return codes
+    return codes if case is None else codes | case
 
 
 def decode(codes: np.ndarray) -> str:

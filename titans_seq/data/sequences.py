@@ -1,15 +1,18 @@
-"""Sequences with labels: tables, FASTA with a table of labels, and folders with one class each."""
+"""Sequences with labels: tables, intervals on a genome, FASTA with a table of labels, and folders of classes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import tee
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 
 from titans_seq.data.compressed import UTF8_BOM, chunks, shown
 from titans_seq.data.fasta import read_fasta
+from titans_seq.data.intervals import LINE, has_intervals, interval_kind, intervals_of, read_bed, read_gff
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
+from titans_seq.data.regions import Regions
 from titans_seq.data.table import column_called, column_given, listed, read_table
 from titans_seq.errors import InputError, UsageError
 
@@ -17,8 +20,10 @@ SEQUENCES = ("sequence", "seq")
 LABELS = ("label", "class", "target", "y")
 IDS = ("id", "name", "record")
 MISSING = ("", "NA", "NaN", "nan", "null")
+WHOLE = Regions()  # nothing is cut out
 _TABLES = (".csv", ".tsv", ".parquet")
 _FASTAS = (".fa", ".fasta", ".fna", ".ffn")
+_INTERVALS = (".bed", ".narrowpeak", ".broadpeak")
 
 
 def _suffix(path: Path) -> str:
@@ -43,39 +48,116 @@ def _texts(column: pl.Series) -> list[str | None]:
     return column.cast(pl.String).str.strip_chars().to_list()
 
 
-def _from_table(
-    path: Path | str,
-    sequence: str | None,
-    label: str | None,
-    id: str | None,
-    need_labels: bool,
-    judge: Judge,
-    tally: Tally,
-) -> Iterator[Record]:
-    table, name = read_table(path, judge), shown(path)
-    columns = listed(table.columns)
-    at = column_given(table, sequence, path, "sequence") if sequence else column_called(table, SEQUENCES)
-    if at is None and column_called(table, ("start",)) and column_called(table, ("end",)):
+class _Asked(NamedTuple):
+    """How sequences are to be read: the arguments of `read_sequences`."""
+
+    sequence: str | None
+    label: str | None
+    id: str | None
+    labels: Path | None
+    need_labels: bool
+    regions: Regions
+    judge: Judge
+    tally: Tally
+
+
+class _Found(NamedTuple):
+    """What a file holds: records, each with the place where it stands, counted from 1."""
+
+    unit: str  # of the places: row, line or record
+    records: Iterator[tuple[int, Record]]
+
+
+def _labels_in(table: pl.DataFrame, path: Path | str, unit: str, asked: _Asked) -> list[str | None]:
+    """The labels of a table's rows: its own, else those that a table of ids beside it has for its column ``id``."""
+    name = shown(path)
+    at = asked.label if asked.label in table.columns else column_called(table, LABELS)
+    if at is None and asked.labels is not None:
+        return list(_Labels(asked.labels, asked).of(table["id"].to_list(), path))
+    at = column_given(table, asked.label, path, "label") if asked.label else at
+    if at is None and asked.need_labels:
+        columns = listed([column for column in table.columns if column not in (LINE, "id")])
         raise InputError(
-            f"{name} has intervals (start, end) and no column 'sequence': interval tables with --reference are not "
-            "read yet. Cut the sequences out first, for instance with bedtools getfasta."
+            f"{name} has no label column ({', '.join(LABELS)}). Its columns: {columns}. "
+            "Name another with --label-column, or give a table of id and label with --labels."
         )
+    labels: list[str | None] = _texts(table[at]) if at else [None] * len(table)
+    places = table[LINE] if LINE in table.columns else range(1, len(table) + 1)
+    for place, mark in zip(places, labels, strict=True):
+        if asked.need_labels and (mark is None or mark in MISSING):
+            asked.judge.refuse(f"{name}: {unit} {place} has no label in column {at!r}. Fill in or remove the {unit}.")
+    return labels
+
+
+def _from_table(path: Path | str, asked: _Asked) -> _Found:
+    table = read_table(path, asked.judge)
+    ids_at = column_given(table, asked.id, path, "id") if asked.id else column_called(table, IDS)
+    ids = table[ids_at].cast(pl.String) if ids_at else pl.Series([None] * len(table), dtype=pl.String)
+    at = column_given(table, asked.sequence, path, "sequence") if asked.sequence else column_called(table, SEQUENCES)
+    if at is None and has_intervals(table):
+        return _cut(table.with_columns(ids.alias("id")), path, asked)
     if at is None:
-        raise InputError(f"{name} has no column 'sequence' or 'seq'. Its columns: {columns}. Name one of them so.")
-    labels_at = column_given(table, label, path, "label") if label else column_called(table, LABELS)
-    if labels_at is None and need_labels:
-        raise InputError(f"{name} has no label column ({', '.join(LABELS)}). Its columns: {columns}.")
-    ids_at = column_given(table, id, path, "id") if id else column_called(table, IDS)
-    nothing = [None] * len(table)
-    labels = _texts(table[labels_at]) if labels_at else nothing
-    ids = table[ids_at].cast(pl.String).to_list() if ids_at else nothing
-    for row, (text, mark, key) in enumerate(zip(_texts(table[at]), labels, ids, strict=True), start=1):
+        columns = listed(table.columns)
+        raise InputError(
+            f"{shown(path)} has no column 'sequence' or 'seq', nor chrom, start and end. Its columns: {columns}. "
+            "Name one of them so."
+        )
+    labels = _labels_in(table.with_columns(ids.alias("id")), path, "row", asked)
+    return _Found("row", _encoded(shown(path), _texts(table[at]), ids.to_list(), labels, asked))
+
+
+def _encoded(
+    name: str, texts: list[str | None], ids: list[str | None], labels: list[str | None], asked: _Asked
+) -> Iterator[tuple[int, Record]]:
+    for row, (text, mark, key) in enumerate(zip(texts, labels, ids, strict=True), start=1):
         where = f"{name}: row {row}"
         if not text:
-            judge.refuse(f"{where} has no sequence. Fill in or remove the row.")
-        if need_labels and (mark is None or mark in MISSING):
-            judge.refuse(f"{where} has no label in column {labels_at!r}. Fill in or remove the row.")
-        yield Record(key or str(row), encode(text or "", where=where, tally=tally), mark)
+            asked.judge.refuse(f"{where} has no sequence. Fill in or remove the row.")
+        yield row, Record(key or str(row), encode(text or "", where=where, tally=asked.tally), mark)
+    asked.tally.tell(name, asked.judge.doubt)
+
+
+def _from_intervals(path: Path | str, asked: _Asked) -> _Found:
+    """Read BED or GFF; columns of BED are called chrom, start, end, name, score, strand."""
+    if interval_kind(path) == "bed":
+        table = read_bed(path, asked.judge)
+        name = pl.col("name").replace({"": None, ".": None}) if "name" in table.columns else pl.lit(None, pl.String)
+        return _cut(table.with_columns(name.alias("id")), path, asked)
+    table = read_gff(path, asked.regions.feature, asked.label, asked.judge)
+    return _cut(table, path, asked, one_based=True)
+
+
+def _cut(table: pl.DataFrame, path: Path | str, asked: _Asked, *, one_based: bool = False) -> _Found:
+    """Sequences of the windows of a table's intervals; it has a column ``id``."""
+    asked.regions.check(path)
+    unit = "line" if LINE in table.columns else "row"
+    checked = intervals_of(table, path, one_based=one_based, judge=asked.judge)
+    labels = pl.Series("label", _labels_in(checked, path, unit, asked), pl.String)
+    frame = checked.select(LINE, "chrom", "start", "end", "strand", "summit", "id").with_columns(labels)
+    return _Found(unit, asked.regions.records(frame, path, unit, asked.judge))
+
+
+class _Labels:
+    """A table of ``id, label``, where every id has one label."""
+
+    def __init__(self, path: Path, asked: _Asked):
+        self.path, self.judge = path, asked.judge
+        self.labels = _labels_of(path, asked.label, asked.judge)
+        self.waiting = dict(self.labels)
+
+    def of(self, ids: Iterable[str | None], path: Path | str) -> Iterator[str | None]:
+        """The label of each id of a file, and in the end those that it has not."""
+        for id in ids:
+            if id not in self.labels:
+                named = "a record without a name" if id is None else f"record {quoted(id)}"
+                self.judge.refuse(f"{shown(path)}: {named} has no label in {self.path}. Add a row for it.")
+            self.waiting.pop(id or "", None)
+            yield self.labels.get(id or "")
+        if self.waiting:
+            self.judge.refuse(
+                f"{self.path}: id {quoted(next(iter(self.waiting)))} is unknown: no record of {shown(path)} has it "
+                f"({len(self.waiting):,} of {len(self.labels):,} ids). Ids end at the first blank of a header."
+            )
 
 
 def _labels_of(path: Path, label: str | None, judge: Judge) -> dict[str, str]:
@@ -97,20 +179,15 @@ def _labels_of(path: Path, label: str | None, judge: Judge) -> dict[str, str]:
     return labels
 
 
-def _labelled(
-    records: Iterable[Record], path: Path | str, labels: dict[str, str], table: Path, judge: Judge
-) -> Iterator[Record]:
-    waiting = dict(labels)
-    for record in records:
-        if record.id not in labels:
-            judge.refuse(f"{shown(path)}: record {quoted(record.id)} has no label in {table}. Add a row for it.")
-        waiting.pop(record.id, None)
-        yield replace(record, label=labels.get(record.id))
-    if waiting:
-        judge.refuse(
-            f"{table}: id {quoted(next(iter(waiting)))} is unknown: no record of {shown(path)} has it "
-            f"({len(waiting):,} of {len(labels):,} ids). Ids end at the first blank of a header."
-        )
+def _from_fasta(path: Path | str, asked: _Asked) -> Iterator[Record]:
+    records = read_fasta(path, judge=asked.judge, tally=asked.tally)
+    if asked.labels is None:
+        yield from records
+        return
+    waiting, ids = tee(records)  # one is never more than a record ahead of the other
+    labels = _Labels(asked.labels, asked).of((record.id for record in ids), path)
+    for record, label in zip(waiting, labels, strict=True):
+        yield replace(record, label=label)
 
 
 def _bare(path: Path, label: str, tally: Tally) -> Record:
@@ -121,47 +198,56 @@ def _bare(path: Path, label: str, tally: Tally) -> Record:
     return Record(f"{label}/{path.stem}", encode(text, where=str(path), tally=tally), label)
 
 
-def _from_folder(folder: Path, judge: Judge, tally: Tally) -> Iterator[Record]:
-    """Read a folder of one FASTA per class, or one folder of files per class; the class is its name."""
+def _from_folder(folder: Path, asked: _Asked) -> Iterator[Record]:
+    """Read a folder of one file per class, or one folder of files per class; the class is its name.
+
+    Files are FASTA, or with a genome intervals on it, as GenomicBenchmarks has them.
+    """
+    suffixes = (*_FASTAS, *((*_TABLES, *_INTERVALS) if asked.regions.reference else ()))
     here = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if {"train", "test"} & {entry.name for entry in here if entry.is_dir()}:
         raise InputError(f"{folder} holds the splits of a data set. Name one of them, such as {folder / 'train'}.")
-    classes = [entry for entry in here if entry.is_dir()] or [entry for entry in here if _suffix(entry) in _FASTAS]
+    classes = [entry for entry in here if entry.is_dir()] or [entry for entry in here if _suffix(entry) in suffixes]
     if not classes:
         raise InputError(
             f"{folder} is a directory without a class: it has no folder and no FASTA file ({', '.join(_FASTAS)}). "
-            "Name a file, or a folder with one FASTA file per class."
+            "Name a file, or a folder with one FASTA file per class, or with --reference one table of intervals."
         )
     for entry in classes:
         label = entry.name if entry.is_dir() else Path(entry.name.removesuffix(".gz")).stem
+        apart = asked._replace(need_labels=False, label=None)
         files = sorted(file for file in entry.iterdir() if file.is_file()) if entry.is_dir() else [entry]
         for file in files:
-            if is_fasta(file):
-                yield from (replace(record, label=label) for record in read_fasta(file, judge=judge, tally=tally))
+            if asked.regions.reference and _suffix(file) in (*_TABLES, *_INTERVALS):
+                yield from (replace(record, label=label) for _, record in _found(file, apart).records)
+            elif is_fasta(file):
+                yield from (replace(record, label=label) for record in _from_fasta(file, apart))
             else:
-                yield _bare(file, label, tally)
+                yield _bare(file, label, asked.tally)
 
 
-def _check_ids(records: list[Record], name: str, unit: str, judge: Judge) -> None:
+def _check_ids(records: list[Record], places: list[int], name: str, unit: str, judge: Judge) -> None:
     """Warn of ids that stand twice: real tables have them, and order tells their rows apart."""
     seen: dict[str, int] = {}
-    pairs = [(first, at) for at, r in enumerate(records, start=1) if (first := seen.setdefault(r.id, at)) != at]
+    pairs = [(first, at) for at, r in enumerate(records) if (first := seen.setdefault(r.id, at)) != at]
     if pairs:
         first, at = pairs[0]
         judge.doubt(
-            f"{name}: duplicate id {quoted(records[at - 1].id)} in {unit}s {first} and {at}; "
+            f"{name}: duplicate id {quoted(records[at].id)} in {unit}s {places[first]} and {places[at]}; "
             f"{len(pairs):,} ids stand more than once."
         )
 
 
-def _check_labels(records: list[Record], name: str, unit: str, conflict: Callable[[str], None], judge: Judge) -> None:
+def _check_labels(
+    records: list[Record], places: list[int], name: str, unit: str, conflict: Callable[[str], None], judge: Judge
+) -> None:
     classes = {record.label for record in records}
     if len(classes) == 1:
         judge.refuse(f"{name} has only one class, {classes.pop()!r}. Training needs at least two.")
     if pairs := conflicts(records):
         first, at = pairs[0]
         conflict(
-            f"{name}: {unit}s {first + 1} and {at + 1} have the same sequence with different labels, "
+            f"{name}: {unit}s {places[first]} and {places[at]} have the same sequence with different labels, "
             f"{records[first].label!r} and {records[at].label!r}; {len(pairs):,} such conflicting duplicates. "
             "Remove them, or decide for one label."
         )
@@ -174,6 +260,27 @@ def conflicts(records: list[Record]) -> list[tuple[int, int]]:
     return [(first, at) for first, at in pairs if records[first].label != records[at].label]
 
 
+def _found(path: Path | str, asked: _Asked) -> _Found:
+    """What a file or folder holds, whatever it is."""
+    if str(path) != "-" and not Path(path).exists():
+        raise UsageError(f"{path} does not exist. Is the path right?")
+    if Path(path).is_dir():
+        return _Found("record", enumerate(_from_folder(Path(path), asked), start=1))
+    if is_fasta(path):
+        if asked.need_labels and asked.labels is None:
+            raise InputError(f"{shown(path)} is FASTA and has no labels. Give a table of id and label with --labels.")
+        return _Found("record", enumerate(_from_fasta(path, asked), start=1))
+    return _from_intervals(path, asked) if interval_kind(path) else _from_table(path, asked)
+
+
+def each_sequence(
+    path: Path | str, *, sequence: str | None = None, regions: Regions = WHOLE, judge: Judge = STRICT
+) -> Iterator[Record]:
+    """Yield sequences without labels, one at a time where they are cut out of a genome; see `read_sequences`."""
+    asked = _Asked(sequence, None, None, None, False, regions, judge, Tally())
+    return (record for _, record in _found(path, asked).records)
+
+
 def read_sequences(
     path: Path | str,
     *,
@@ -182,6 +289,7 @@ def read_sequences(
     id: str | None = None,
     labels: Path | None = None,
     need_labels: bool = True,
+    regions: Regions = WHOLE,
     on_conflict: Literal["error", "warn"] = "error",
     judge: Judge = STRICT,
     tally: Tally | None = None,
@@ -189,39 +297,31 @@ def read_sequences(
     """Read sequences, labelled unless ``need_labels`` is false, in the order of the file.
 
     Args:
-        path: a table with a column ``sequence`` or ``seq``; a FASTA file; or a folder of one FASTA file per class
-            or one folder per class, where the label is the file's or folder's name.
+        path: a table with a column ``sequence`` or ``seq``; a table with chrom, start and end, BED, narrowPeak, GFF
+            or GTF, whose sequences are cut out of ``regions.reference``; a FASTA file; or a folder of one file per
+            class or one folder per class, where the label is the file's or folder's name.
         sequence: the column of sequences; found by its name when absent.
         label: the column of labels (label, class, target or y).
         id: the column of ids (id, name or record); a row without one gets its number, counted from 1.
-        labels: for a FASTA file, a table with columns ``id`` and ``label``.
+        labels: a table with columns ``id`` and ``label``, for what has none itself; ids of BED are its names.
         need_labels: refuse what has no label.
+        regions: how sequences are cut out of a genome.
         on_conflict: what to do when one sequence has two labels.
         judge: what to do about what training would refuse, and about doubts such as ids that stand twice in a table.
         tally: counts replaced symbols and lower case, for an audit.
 
     Raises:
         InputError: on a missing column, sequence or label, an unknown id, one class only, the same
-            sequence with two labels, or a symbol that is no nucleotide.
+            sequence with two labels, a symbol that is no nucleotide, or an interval that is not on the genome.
     """
-    name = shown(path)
-    told, unit = Tally() if tally is None else tally, "record"
-    if str(path) != "-" and not Path(path).exists():
-        raise UsageError(f"{path} does not exist. Is the path right?")
-    if Path(path).is_dir():
-        records = list(_from_folder(Path(path), judge, told))
-    elif is_fasta(path):
-        if need_labels and labels is None:
-            raise InputError(f"{name} is FASTA and has no labels. Give a table of id and label with --labels.")
-        found = read_fasta(path, judge=judge, tally=told)
-        records = list(_labelled(found, path, _labels_of(labels, label, judge), labels, judge) if labels else found)
-    else:
-        unit = "row"
-        records = list(_from_table(path, sequence, label, id, need_labels, judge, told))
-        told.tell(name, judge.doubt)
-    if not records:
+    name, told = shown(path), Tally() if tally is None else tally
+    unit, found = _found(path, _Asked(sequence, label, id, labels, need_labels, regions, judge, told))
+    pairs = list(found)
+    if not pairs:
         raise InputError(f"{name} is empty: no sequence found.")
-    _check_ids(records, name, unit, judge)
+    places, records = [place for place, _ in pairs], [record for _, record in pairs]
+    _check_ids(records, places, name, unit, judge)
     if need_labels:
-        _check_labels(records, name, unit, judge.doubt if on_conflict == "warn" else judge.refuse, judge)
+        conflict = judge.doubt if on_conflict == "warn" else judge.refuse
+        _check_labels(records, places, name, unit, conflict, judge)
     return records

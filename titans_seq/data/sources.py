@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from titans_seq.data.record import Record, Series, quoted
+from titans_seq.data.record import LOWER, Record, Series, quoted
+from titans_seq.data.regions import Regions
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, SeriesWindows
 from titans_seq.errors import InputError, warn
 from titans_seq.miras.choice import Choice
@@ -31,6 +32,11 @@ class FastaSource(Choice):
     length: int = Field(default=1024, ge=2, description="Bases a training window.")
     validation: float = Field(default=0.05, gt=0, lt=1, description="Share of each record, at its end.")
     reverse_complement: bool = Field(default=True, description="Train on both strands.")
+    softmask: Literal["keep", "ignore", "weight"] = Field(
+        default="keep",
+        description="Bases in lower case (repeats): as all others; no targets; or of weight 0.1 in training and no "
+        "targets in validation.",
+    )
 
     def files(self) -> list[Path]:
         """The files that are read."""
@@ -46,21 +52,28 @@ class FastaSource(Choice):
         from titans_seq.data.fasta import read_fasta
 
         train, validation = [], []
-        for record in (record for file in self.files() for record in read_fasta(file)):
+        # the weights of Benegas et al., PNAS 2023 (GPN)
+        weights = {"keep": (1.0, 1.0), "ignore": (0.0, 0.0), "weight": (0.1, 0.0)}[self.softmask]
+        keep_case = weights != (1.0, 1.0)
+        for record in (record for file in self.files() for record in read_fasta(file, keep_case=keep_case)):
             cut = len(record) - max(1, round(self.validation * len(record)))
             train.append(Record(record.id, record.codes[:cut]))
             validation.append(Record(record.id, record.codes[cut:]))
-        if not any((r.codes < 4).any() for r in train) or not any((r.codes < 4).any() for r in validation):
-            raise InputError(
-                f"{', '.join(self.paths)}: too few bases A, C, G, T to train on and validate with. Give longer records."
-            )
+        for part, weight in zip((train, validation), weights, strict=True):
+            if not any(((r.codes if weight == 0 else r.codes & (LOWER - 1)) < 4).any() for r in part):
+                case = " in upper case" if weight == 0 else ""
+                remedy = " or softmask: keep" if weight == 0 else ""
+                raise InputError(
+                    f"{', '.join(self.paths)}: too few bases A, C, G, T{case} to train on and validate with. "
+                    f"Give longer records{remedy}."
+                )
         if short := [t.id for t, v in zip(train, validation, strict=True) if len(v) and not len(t)]:
             records = "1 record is" if len(short) == 1 else f"{len(short):,} records are"
             warn(f"{', '.join(self.paths)}: {records} of one base and not trained on; first {quoted(short[0])}.")
         return Parts(
             task,
-            GenomeWindows([r for r in train if len(r)], self.length, self.reverse_complement),
-            GenomeWindows([r for r in validation if len(r)], self.length, False),
+            GenomeWindows([r for r in train if len(r)], self.length, self.reverse_complement, weights[0]),
+            GenomeWindows([r for r in validation if len(r)], self.length, False, weights[1]),
         )
 
 
@@ -69,13 +82,14 @@ class SequenceSource(Choice):
 
     kind: Literal["sequences"] = "sequences"
     streamed: ClassVar[bool] = False
-    reading: ClassVar[tuple[str, ...]] = ("sequence", "label")
+    reading: ClassVar[tuple[str, ...]] = ("sequence", "label", "regions")
     train: str
     validation: str | None = None
     share: float = Field(default=0.1, gt=0, lt=1, description="Share of the training rows carved out for validation.")
     sequence: str | None = Field(default=None, description="Column of the sequences; found by itself.")
     label: str | None = Field(default=None, description="Column of the labels; found by itself.")
-    labels: str | None = Field(default=None, description="Table of id and label, when the sequences are a FASTA.")
+    labels: str | None = Field(default=None, description="Table of id and label, when the sequences have none.")
+    regions: Regions = Field(default=Regions(), description="How sequences are cut out of a genome.")
     reverse_complement: bool = Field(default=False, description="Train on either strand by chance.")
     on_conflict: Literal["error", "warn"] = Field(
         default="error", description="What one sequence with two labels gets."
@@ -83,7 +97,8 @@ class SequenceSource(Choice):
 
     def files(self) -> list[Path]:
         """The files that are read."""
-        return [data_file(path) for path in (self.train, self.validation, self.labels) if path]
+        files = [data_file(path) for path in (self.train, self.validation, self.labels) if path]
+        return [*files, *self.regions.files()]
 
     @classmethod
     def of_file(cls, path: str, **reading: Any) -> "SequenceSource":
@@ -113,6 +128,7 @@ class SequenceSource(Choice):
             sequence=self.sequence,
             label=self.label,
             labels=data_file(self.labels) if self.labels else None,
+            regions=self.regions,
             on_conflict=self.on_conflict,
         )
 

@@ -35,6 +35,18 @@ def listed(names: list[str]) -> str:
     return f"{text} and {len(names) - 20} more" if len(names) > 20 else text
 
 
+def read_lines(path: Path | str, judge: Judge = STRICT, fine: tuple[str, ...] = ()) -> list[str]:
+    """Lines of a text file, plain or packed, without their ends; UTF-8, also with a byte-order mark, or latin-1.
+
+    Raises:
+        InputError: if it looks like something else than text, and not like one of ``fine``.
+    """
+    data = b"".join(chunks(path, judge.doubt))
+    if (what := looks_like(data[:SNIFFED])) and what not in fine:
+        raise InputError(f"{shown(path)} is not what it should be: it looks like {what}.")
+    return _text(data).decode("utf-8").split("\n")
+
+
 def _text(data: bytes) -> bytes:
     """UTF-8 with bare line feeds, from UTF-8 or latin-1 with any line ends."""
     data = data.removeprefix(UTF8_BOM)

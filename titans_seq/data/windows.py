@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.random import Generator
 
-from titans_seq.data.record import Record, Series
+from titans_seq.data.record import LOWER, Record, Series
 
 Item = dict[str, np.ndarray]
 N, BEGIN, PAD = 4, 5, 6  # of the token vocabulary; codes 0-3 are A C G T
@@ -39,13 +39,14 @@ def padded(sequences: list[np.ndarray], length: int | None = None) -> np.ndarray
 
 
 class GenomeWindows:
-    """Windows of ``length`` bases that tile the records; in training each is moved at random by up to its length.
+    """Windows of ``length`` bases that tile the records; in training each is moved at random by up to half its length.
 
-    An item holds ``tokens`` (T,) and the token ``previous`` to them, BEGIN at the start of a record.
+    An item holds ``tokens`` (T,) and the token ``previous`` to them, BEGIN at the start of a record. Where bases in
+    lower case (codes with `LOWER`) have another ``weight`` than 1 in the loss, it also holds ``weight`` (T,).
     """
 
-    def __init__(self, records: list[Record], length: int, reverse: bool):
-        self.records, self.length, self.reverse = records, length, reverse
+    def __init__(self, records: list[Record], length: int, reverse: bool, weight: float = 1.0):
+        self.records, self.length, self.reverse, self.weight = records, length, reverse, weight
         counts = [max(1, -(-len(r) // length)) for r in records]
         self.ends = np.cumsum(counts)
 
@@ -64,22 +65,32 @@ class GenomeWindows:
             start = min(latest, max(0, start))
             flip = self.reverse and bool(rng.integers(2))
         window = codes[start : start + self.length]
+        weight = np.where(window >= LOWER, np.float32(self.weight), np.float32(1))
         neighbour = start + len(window) if flip else start - 1
         previous = codes[neighbour : neighbour + 1] if 0 <= neighbour < len(codes) else np.array([BEGIN])
+        window, previous = window & (LOWER - 1), previous & (LOWER - 1)
         if flip:
-            window, previous = reverse_complement(window), reverse_complement(previous)
-        return {"tokens": window, "previous": previous[0]}
+            window, previous, weight = reverse_complement(window), reverse_complement(previous), weight[::-1]
+        return {"tokens": window, "previous": previous[0], **({} if self.weight == 1 else {"weight": weight})}
 
     def collate(self, items: list[Item]) -> Item:
-        """Batch of ``tokens`` (B, T) and ``previous`` (B,), int64."""
-        return {
+        """Batch of ``tokens`` (B, T) and ``previous`` (B,), int64, and ``weight`` (B, T), float32."""
+        batch = {
             "tokens": padded([item["tokens"] for item in items]),
             "previous": np.array([item["previous"] for item in items], np.int64),
         }
+        if self.weight != 1:
+            batch["weight"] = np.zeros(batch["tokens"].shape, np.float32)  # padding has none
+            for row, item in zip(batch["weight"], items, strict=True):
+                row[: len(item["weight"])] = item["weight"]
+        return batch
 
 
 class LabelledSequences:
-    """Whole sequences with their class; an item holds ``tokens`` (T,) and ``label``."""
+    """Whole sequences with their class; an item holds ``tokens`` (T,) and ``label``.
+
+    In training a window that knows what lies around it is moved at random, by up to the bases known on each side.
+    """
 
     def __init__(self, records: list[Record], classes: tuple[str, ...], reverse: bool):
         self.records, self.reverse = records, reverse
@@ -90,8 +101,11 @@ class LabelledSequences:
         return len(self.records)
 
     def item(self, index: int, rng: Generator | None) -> Item:
-        """The sequence ``index``, with random numbers on either strand if asked."""
-        codes = self.records[index].codes
+        """The sequence ``index``, with random numbers moved, and on either strand if asked."""
+        codes, around = self.records[index].codes, self.records[index].around
+        if rng is not None and around is not None:
+            start = int(rng.integers(len(around) - len(codes) + 1))
+            codes = around[start : start + len(codes)]
         if rng is not None and self.reverse and rng.integers(2):
             codes = reverse_complement(codes)
         return {"tokens": codes, "label": np.array(self.labels[index])}

@@ -16,7 +16,7 @@ class Likelihood(NamedTuple):
     """Log-likelihood of what was read so far, a row a record."""
 
     nats: Tensor  # (B,) sum of ln p of the scored bases, float64
-    scored: Tensor  # (B,) scored bases; N and padding are not
+    scored: Tensor  # (B,) scored bases; N and padding are not. Where bases have weights both are weighted sums
 
 
 class LanguageHead(nn.Module):
@@ -54,10 +54,12 @@ class LanguageHead(nn.Module):
         return Likelihood(zero, zero)
 
     def fold(self, so_far: Likelihood, hidden: Tensor, batch: dict[str, Tensor]) -> Likelihood:
-        """Add one block, hidden (B, T, D)."""
-        loglik = self.token_loglik(hidden, batch)
+        """Add one block, hidden (B, T, D); a batch may have a ``weight`` (B, T) a token."""
+        loglik, scored = self.token_loglik(hidden, batch), batch["tokens"] < N
+        if "weight" in batch:
+            loglik, scored = loglik * batch["weight"], scored * batch["weight"]
         return Likelihood(
-            so_far.nats + loglik.sum(1, dtype=torch.float64), so_far.scored + (batch["tokens"] < N).sum(1)
+            so_far.nats + loglik.sum(1, dtype=torch.float64), so_far.scored + scored.sum(1, dtype=torch.float64)
         )
 
     def result(self, read: Likelihood) -> Likelihood:
@@ -86,9 +88,10 @@ class LanguageModel(Choice):
         """Each window (B, T) cut into ``rows`` shorter ones; up to rows - 1 tokens at its end are left out."""
         if rows == 1:
             return batch
-        tokens = batch["tokens"][:, : batch["tokens"].shape[1] // rows * rows].unflatten(1, (rows, -1))
-        previous = torch.cat([batch["previous"][:, None], tokens[:, :-1, -1]], 1)
-        return {**batch, "tokens": tokens.flatten(0, 1), "previous": previous.flatten()}
+        length = batch["tokens"].shape[1] // rows * rows
+        parts = {n: v[:, :length].unflatten(1, (rows, -1)) for n, v in batch.items() if n in ("tokens", "weight")}
+        previous = torch.cat([batch["previous"][:, None], parts["tokens"][:, :-1, -1]], 1)
+        return {**batch, **{n: v.flatten(0, 1) for n, v in parts.items()}, "previous": previous.flatten()}
 
     def loss(self, output: Likelihood, batch: dict[str, Tensor]) -> Tensor:
         """Mean negative log-likelihood in nats a scored base."""

@@ -1,0 +1,172 @@
+"""Names of chromosomes: which one of a file is which one of another."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from titans_seq.data.record import STRICT, Judge, quoted
+from titans_seq.data.table import read_lines
+from titans_seq.errors import InputError
+
+_HUMAN = (*map(str, range(1, 23)), "x", "y")
+_MOUSE = (*map(str, range(1, 20)), "x", "y")
+_YEAST = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv", "xvi")
+_MITOCHONDRION = ("m", "mt", "mito", "mitochondrion", "mtdna")
+_PREFIX = re.compile(r"(?:chromosome|chrom|chr)[_ ]?")
+_ACCESSION = re.compile(r"([A-Z]{1,2}_?[A-Z]{0,4}\d{5,})(?:\.(\d+))?")
+
+
+def _numbered(prefix: str, first: int, species: str, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    return {f"{prefix}{number:06}": (species, name) for number, name in enumerate(names, start=first)}
+
+
+# Accessions without version → species and name. Sources: the assembly reports of RefSeq and GenBank for human (GRCh37,
+# GRCh38), mouse (GRCm38, GRCm39), S. cerevisiae S288C (R64) and E. coli K-12 MG1655, whose one chromosome is "".
+_KNOWN = (
+    _numbered("NC_", 1, "human", _HUMAN)
+    | _numbered("CM", 663, "human", _HUMAN)
+    | {"NC_012920": ("human", "mt"), "J01415": ("human", "mt")}
+    | _numbered("NC_", 67, "mouse", _MOUSE)
+    | _numbered("CM", 994, "mouse", _MOUSE)
+    | {"NC_005089": ("mouse", "mt"), "AY172335": ("mouse", "mt")}
+    | _numbered("NC_", 1133, "yeast", _YEAST)
+    | {"NC_001224": ("yeast", "mt")}
+    | {"NC_000913": ("E. coli", ""), "U00096": ("E. coli", "")}
+)
+
+
+class _Name(NamedTuple):
+    """What a name says of a chromosome."""
+
+    bare: str | None  # without "chr", in lower case; "" is the one chromosome of a genome; None an unknown accession
+    species: str = ""  # where an accession tells it
+    stem: str = ""  # accession without version
+    version: str = ""
+
+    def agrees(self, other: "_Name") -> bool:
+        """Whether both may name one chromosome."""
+        if self.stem and self.stem == other.stem:
+            return not self.version or not other.version or self.version == other.version
+        one_species = not self.species or not other.species or self.species == other.species
+        return self.bare is not None and self.bare == other.bare and one_species
+
+
+def _read(word: str) -> _Name:
+    if accession := _ACCESSION.fullmatch(word):
+        stem, version = accession[1], accession[2] or ""
+        species, bare = _KNOWN.get(stem, ("", None))
+        return _Name(bare, species, stem, version)
+    bare = _PREFIX.sub("", word.lower(), count=1) if _PREFIX.match(word.lower()) else word.lower()
+    if bare in _MITOCHONDRION:
+        return _Name("mt")
+    return _Name(bare.lstrip("0") or bare if bare.isdigit() else bare)
+
+
+@lru_cache(maxsize=1 << 16)
+def _meanings(name: str) -> list[_Name]:
+    """What the first word of a name says, and each part of it, as in ``gi|9626243|ref|NC_001416.1|``."""
+    word = (name.split() or [""])[0]
+    return [_read(part) for part in dict.fromkeys([word, *word.split("|")]) if part]
+
+
+class Aliases:
+    """Sets of names that mean one chromosome: those of a file, and the usual ones.
+
+    The usual ones: with and without ``chr``, leading zeros, upper or lower case; M, MT, Mito; accessions with and
+    without version; accessions of human, mouse, yeast and E. coli chromosomes and their plain names; ``Chromosome``
+    and ``chr`` for the only one.
+    """
+
+    def __init__(self, groups: Iterable[frozenset[str]] = ()):
+        self.groups = tuple(groups)
+
+    @classmethod
+    def of_file(cls, path: Path | str | None) -> "Aliases":
+        """Read lines of names that mean the same, apart by tabs, blanks or commas, such as UCSC's chromAlias.txt.
+
+        Raises:
+            InputError: if a line has fewer than two names.
+        """
+        if path is None:
+            return cls()
+        groups = []
+        for number, line in enumerate(read_lines(path), start=1):
+            names = re.findall(r"[^\s,]+", line)
+            if not names or names[0].startswith("#"):
+                continue
+            if len(names) < 2:
+                raise InputError(
+                    f"{path}: line {number} has the one name {quoted(names[0])}. "
+                    "Write all names of a chromosome on one line, with tabs between them."
+                )
+            groups.append(frozenset(names))
+        return cls(groups)
+
+    @cached_property
+    def _members(self) -> dict[str, set[str]]:
+        members: dict[str, set[str]] = {}
+        for group in self.groups:
+            for name in group:
+                members.setdefault(name, set()).update(group)
+        return members
+
+    def find(self, name: str, known: Iterable[str]) -> list[str]:
+        """Those of ``known`` that ``name`` may mean: itself, else what a file says, else what is usual."""
+        there = list(known)
+        if name in there:
+            return [name]
+        if listed := [other for other in there if other in self._members.get(name, ())]:
+            return listed
+        meanings = _meanings(name)
+        usual = [other for other in there if any(a.agrees(b) for a in meanings for b in _meanings(other))]
+        if not usual and len(there) == 1 and any(meaning.bare == "" for meaning in meanings):
+            return there
+        return usual
+
+    def translate(
+        self, wanted: Mapping[str, int], known: Iterable[str], source: str, target: str, judge: Judge = STRICT
+    ) -> dict[str, str]:
+        """Names of ``source`` as ``target`` has them; those that it has not are left out.
+
+        What was taken for what is told once, as a table.
+
+        Args:
+            wanted: names in ``source`` and how many rows each has, or 0 where they are not counted.
+            known: names in ``target``.
+            source: of the names, for messages.
+            target: of what they are to name, for messages.
+            judge: what to do about a name that may mean several, and about names that differ.
+        """
+        there = list(known)
+        found = {name: self.find(name, there) for name in wanted}
+        for name, several in found.items():
+            if len(several) > 1:
+                judge.refuse(
+                    f"{source}: {quoted(name)} may be {' or '.join(map(quoted, several))} of {target}. "
+                    "Say which in a file of names: --aliases FILE."
+                )
+        names = {name: several[0] for name, several in found.items() if len(several) == 1}
+        if differ := {name: other for name, other in names.items() if name != other}:
+            judge.doubt(_table(differ, wanted, source, target))
+        return names
+
+
+def _table(differ: dict[str, str], rows: Mapping[str, int], source: str, target: str, most: int = 30) -> str:
+    """What was taken for what, a line a name."""
+    names = "1 name of a chromosome is" if len(differ) == 1 else f"{len(differ):,} names of chromosomes are"
+    total = sum(rows[name] for name in differ)
+    shown = list(differ.items())[:most]
+    width = max(len(quoted(name)) for name, _ in shown)
+    counts = [f", {rows[name]:,} rows" if rows[name] else "" for name, _ in shown]
+    lines = [f"  {quoted(name):<{width}} = {quoted(other)}{n}" for (name, other), n in zip(shown, counts, strict=True)]
+    more = [f"  and {len(differ) - most:,} more"] if len(differ) > most else []
+    counted = f" ({total:,} rows)" if total else ""
+    return "\n".join([f"{source}: {names} not as in {target} and taken for what is there{counted}:", *lines, *more])
+
+
+def several(names: Iterable[str], most: int = 12) -> str:
+    """Names as a message lists them."""
+    listed = [quoted(name) for name in names]
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")

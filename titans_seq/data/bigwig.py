@@ -1,0 +1,82 @@
+"""Values along a genome from a bigWig: what a model of tracks is trained on, by interval and bin."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from titans_seq.data.aliases import Aliases
+from titans_seq.data.arrays import bigwig_tools
+from titans_seq.data.record import STRICT, Judge, quoted
+from titans_seq.data.reference import Reference
+from titans_seq.errors import InputError
+from titans_seq.resources import data_file
+
+
+class BigWig:
+    """A track over the chromosomes of a genome, under the genome's names for them.
+
+    Args:
+        path: the bigWig.
+        genome: what its positions are places of.
+        aliases: of names; the usual ones where absent.
+        judge: what to do about names that differ and chromosomes of another length.
+
+    Raises:
+        InputError: if the file is no bigWig, has no chromosome of the genome, or one of another length.
+        EnvironmentFault: if the library that reads it is not installed.
+    """
+
+    def __init__(self, path: Path, genome: Reference, aliases: Aliases | None = None, judge: Judge = STRICT):
+        tools = bigwig_tools()
+        self.path, self.genome, self._fault = data_file(path), genome, tools.BBIReadError
+        try:
+            self._file = tools.open(str(self.path))
+            there: dict[str, int] = dict(self._file.chroms())
+            is_bigwig = self._file.is_bigwig
+        except (ValueError, OSError, tools.BBIReadError) as error:
+            raise InputError(f"{path} is no bigWig, or truncated: {error}. Fetch or make it again.") from error
+        if not is_bigwig:
+            raise InputError(f"{path} is a bigBed, which has no values. Give a bigWig.")
+        found = (aliases or Aliases()).translate(dict.fromkeys(there, 0), genome.lengths, str(path), genome.name, judge)
+        self.names = {ours: theirs for theirs, ours in found.items()}  # of the genome → of the file
+        if not found:
+            judge.refuse(f"{path} is on {genome.lacks(next(iter(there), ''))}.")
+        for theirs, ours in found.items():
+            if there[theirs] != genome.lengths[ours]:
+                judge.refuse(
+                    f"{path}: chromosome {quoted(theirs)} has {there[theirs]:,} bases, and {quoted(ours)} of "
+                    f"{genome.name} has {genome.lengths[ours]:,}. Is it of another assembly?"
+                )
+
+    def values(self, chrom: str, start: int, end: int, strand: str = "+", width: int = 1) -> np.ndarray:
+        """Means of the values over bins of ``width`` bases, float32; a base without a value counts as 0.
+
+        Args:
+            chrom: as the genome calls it.
+            start: 0-based first base; the interval may reach beyond the chromosome, where there are no values.
+            end: behind the last base.
+            strand: ``-`` for the bins in the order of the reverse complement.
+            width: bases a bin; the interval is a whole number of them.
+
+        Raises:
+            InputError: if the file does not cover the chromosome, or is truncated.
+        """
+        if (end - start) % width:
+            raise ValueError(f"{start}-{end} has {end - start:,} bases, no multiple of a bin of {width:,}.")
+        if chrom not in self.names:
+            raise InputError(f"{self.path} has no chromosome {quoted(chrom)} of {self.genome.name}.")
+        bases = np.zeros(end - start)
+        first, last = max(0, start), min(end, self.genome.lengths[chrom])
+        if first < last:
+            bases[first - start : last - start] = self._bases(chrom, first, last)
+        bins = bases.reshape(-1, width).mean(1).astype(np.float32)
+        return bins[::-1].copy() if strand == "-" else bins
+
+    def _bases(self, chrom: str, start: int, end: int) -> np.ndarray:
+        try:
+            with warnings.catch_warnings():  # versions differ in what an uncovered base gets: NaN or 0
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return np.nan_to_num(self._file.values(self.names[chrom], start, end))
+        except self._fault as error:
+            raise InputError(f"{self.path} is truncated or corrupt: {error}. Fetch or make it again.") from error

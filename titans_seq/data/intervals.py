@@ -1,0 +1,244 @@
+"""Places on a genome: BED, narrowPeak, GFF3, GTF, and tables with chrom, start and end; bad rows are told by line."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from titans_seq.data.aliases import several
+from titans_seq.data.compressed import UTF8_BOM, chunks, shown
+from titans_seq.data.record import STRICT, Judge, quoted
+from titans_seq.data.table import column_called, listed, read_lines
+from titans_seq.errors import InputError
+
+CHROMS = ("chrom", "chr", "chromosome", "seqid", "seqname", "region")
+STARTS = ("start", "chromstart", "chrom_start")
+ENDS = ("end", "stop", "chromend", "chrom_end")
+STRANDS = ("strand",)
+LINE = "line"  # the column that holds where a row stood in its file, counted from 1
+
+_BED = ("chrom", "start", "end", "name", "score", "strand", "thick_start", "thick_end", "rgb")
+_PEAK = (*_BED[:6], "signal", "p_value", "q_value", "summit")  # narrowPeak: BED6+4
+_GFF = ("chrom", "source", "feature", "start", "end", "score", "strand", "phase", "attributes")
+_SUFFIXES = {".bed": "bed", ".narrowpeak": "bed", ".broadpeak": "bed", ".gff": "gff", ".gff3": "gff", ".gtf": "gff"}
+_NO_DATA = re.compile(r"#|(?:track|browser)(?:\s|$)|\s*$")
+_DIGITS = r"^[0-9]{1,15}$"
+
+Kind = Literal["bed", "gff"]
+
+
+def interval_kind(path: Path | str) -> Kind | None:
+    """Whether a file is BED or GFF: by its suffix, else by its first line of data."""
+    path = Path(path)
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix in _SUFFIXES:
+        return "bed" if _SUFFIXES[suffix] == "bed" else "gff"
+    if not path.is_file() or suffix == ".parquet":
+        return None
+    head = next(iter(chunks(path, lambda _: None)), b"").removeprefix(UTF8_BOM).decode("latin-1")
+    first = next((line for line in re.split(r"\r\n|\n|\r", head[:100_000]) if not _NO_DATA.match(line)), "")
+    tabs, blanks = first.split("\t"), first.split()
+    if len(tabs) > 7 and all(re.match(_DIGITS, field) for field in tabs[3:5]):
+        return "gff"
+    is_bed = len(blanks) > 2 and all(re.match(_DIGITS, field) for field in blanks[1:3])
+    return "bed" if is_bed else None
+
+
+def _data_lines(path: Path | str, judge: Judge) -> pl.DataFrame:
+    """Columns `LINE` and ``text`` of the lines that are neither blank nor comments."""
+    lines = read_lines(path, judge, fine=("GFF",))
+    kept = [(number, line) for number, line in enumerate(lines, start=1) if not _NO_DATA.match(line)]
+    if not kept:
+        raise InputError(f"{shown(path)} is empty: it has no interval.")
+    return pl.DataFrame(kept, {LINE: pl.Int64, "text": pl.String}, orient="row")
+
+
+def _fields(lines: pl.DataFrame, names: tuple[str, ...], needed: int, path: Path | str, judge: Judge) -> pl.DataFrame:
+    """The tab-separated fields of ``lines`` in columns, as many as the widest has; at least ``needed`` are there."""
+    parts = lines.with_columns(pl.col("text").str.split("\t").alias("parts"))
+    short = pl.col("parts").list.len() < needed
+    parts = refuse_rows(
+        parts,
+        short,
+        lambda row: (
+            f"has too few columns, {len(row['parts'])}: {needed} are needed at least, "
+            f"{', '.join(names[:needed])}, with tabs between them"
+        ),
+        f"{shown(path)}: line",
+        judge,
+    )
+    width = max((len(row) for row in parts["parts"]), default=needed)
+    columns = [
+        pl.col("parts").list.get(i, null_on_oob=True).str.strip_chars().alias(name)
+        for i, name in enumerate(names[:width])
+    ]
+    return parts.select(LINE, *columns)
+
+
+def read_bed(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
+    """Read BED3 to BED9 or narrowPeak (ten columns) as text columns, with `LINE`.
+
+    Fields stand apart by tabs, in a file without tabs by blanks. Lines of ``track``, ``browser`` and comments are
+    passed over.
+
+    Raises:
+        InputError: if a line has fewer than three fields, or the file none.
+    """
+    lines = _data_lines(path, judge)
+    if "\t" not in lines["text"][0]:
+        lines = lines.with_columns(pl.col("text").str.strip_chars().str.replace_all(r"\s+", "\t"))
+    peaks = lines["text"][0].count("\t") == len(_PEAK) - 1
+    return _fields(lines, _PEAK if peaks else _BED, 3, path, judge)
+
+
+def _attribute(name: str) -> pl.Expr:
+    """The value of an attribute of GFF3 (``name=value;``) or GTF (``name "value";``); null where there is none."""
+    key = re.escape(name)
+    text = pl.col("attributes")
+    gff3 = text.str.extract(rf"(?:^|;)\s*{key}=([^;]*)", 1)
+    gtf = text.str.extract(rf'(?:^|;)\s*{key} "([^"]*)"', 1)
+    value = pl.coalesce(gff3, gtf)
+    return pl.when(value != "").then(value)
+
+
+def read_gff(
+    path: Path | str, features: tuple[str, ...], attribute: str | None = None, judge: Judge = STRICT
+) -> pl.DataFrame:
+    """Read the rows of some kinds of feature of a GFF3 or GTF file as text columns, with `LINE` and ``id``.
+
+    Args:
+        path: plain, gzip or bgzip; sequence behind ``##FASTA`` is passed over.
+        features: kinds to read, of the third column.
+        attribute: one that becomes a column of its own, unless a column is so called.
+        judge: what to do about bad lines.
+
+    Raises:
+        InputError: if a line has fewer than eight fields, or there is no such feature.
+    """
+    lines = _data_lines(path, judge)
+    sequence = lines.filter(pl.col("text").str.starts_with(">"))
+    if len(sequence):
+        lines = lines.filter(pl.col(LINE) < sequence[LINE][0])
+    frame = _fields(lines, _GFF, 8, path, judge)
+    if "attributes" not in frame.columns:
+        frame = frame.with_columns(attributes=pl.lit(None, pl.String))
+    counts = frame["feature"].value_counts(sort=True)
+    there = several(f"{kind} ({count:,})" for kind, count in counts.iter_rows())
+    if not features:
+        raise InputError(f"{shown(path)} has features of several kinds. Say which to read with --feature: {there}.")
+    if missing := [kind for kind in features if kind not in counts["feature"]]:
+        raise InputError(f"{shown(path)} has no feature {quoted(missing[0])}; it has {there}.")
+    frame = frame.filter(pl.col("feature").is_in(features))
+    ids = pl.coalesce(_attribute("ID"), _attribute("transcript_id"), _attribute("gene_id"), _attribute("Name"))
+    frame = frame.with_columns(id=ids)
+    if attribute is None or attribute in frame.columns:
+        return frame
+    return frame.with_columns(_attribute(attribute).alias(attribute))
+
+
+def has_intervals(table: pl.DataFrame) -> bool:
+    """Whether a table has columns of chromosome, start and end."""
+    return all(column_called(table, names) for names in (CHROMS, STARTS, ENDS))
+
+
+def refuse_rows(
+    frame: pl.DataFrame, bad: pl.Expr, what: Callable[[dict[str, Any]], str], where: str, judge: Judge
+) -> pl.DataFrame:
+    """Refuse the first row that is ``bad``, by its `LINE`, and count the others; the rows that are not bad."""
+    is_bad = bad.fill_null(False)
+    found = frame.filter(is_bad)
+    if found.is_empty():
+        return frame
+    row = found.row(0, named=True)
+    more = "" if len(found) == 1 else f" ({len(found):,} such rows)"
+    judge.refuse(f"{where} {row[LINE]} {what(row)}{more}.")
+    return frame.filter(~is_bad)
+
+
+def intervals_of(
+    table: pl.DataFrame, path: Path | str, *, one_based: bool = False, judge: Judge = STRICT
+) -> pl.DataFrame:
+    """Check the places of a table, and give them as numbers.
+
+    Args:
+        table: text columns as `table.read_table`, `read_bed` and `read_gff` give them.
+        path: where it is from, for messages.
+        one_based: starts count from 1 and ends are inside, as in GFF.
+        judge: what to do about bad rows.
+
+    Returns:
+        The table with columns `LINE`, ``chrom``, ``start`` and ``end`` (0-based, half-open), ``strand`` (+, - or
+        .) and ``summit`` (bases behind the start, or null).
+
+    Raises:
+        InputError: if a start or end is no whole number, negative, or does not lie before its end.
+    """
+    name, unit = shown(path), "row"
+    if LINE in table.columns:
+        unit = "line"
+    else:
+        table = table.with_row_index(LINE, offset=1).with_columns(pl.col(LINE).cast(pl.Int64))
+    chrom, start, end, strand = (column_called(table, names) for names in (CHROMS, STARTS, ENDS, STRANDS))
+    if chrom is None or start is None or end is None:
+        raise InputError(f"{name} has no columns chrom, start and end. Its columns: {listed(table.columns)}.")
+
+    def text(column: str | None) -> pl.Expr:
+        return pl.lit("") if column is None else pl.col(column).cast(pl.String).str.strip_chars().fill_null("")
+
+    frame = table.with_columns(
+        text(chrom).alias("chrom"),
+        text(start).alias("start"),
+        text(end).alias("end"),
+        text(strand).replace({"": ".", "?": "."}).alias("strand"),
+        text(column_called(table, ("summit",))).replace("-1", "").alias("summit"),
+    )
+
+    def refuse(frame: pl.DataFrame, bad: pl.Expr, what: Callable[[dict[str, Any]], str]) -> pl.DataFrame:
+        return refuse_rows(frame, bad, what, f"{name}: {unit}", judge)
+
+    frame = refuse(frame, pl.col("chrom") == "", lambda row: "has no chromosome")
+    for column in ("start", "end"):
+        frame = refuse(
+            frame,
+            pl.col(column).str.contains(r"^-[0-9]+$"),
+            lambda row, c=column: f"has the negative {c} {row[c]}; a chromosome begins at {int(one_based)}",  # type: ignore[misc]
+        )
+        frame = refuse(
+            frame,
+            ~pl.col(column).str.contains(_DIGITS),
+            lambda row, c=column: f"has {row[c]!r} for {c}, which is no whole number",  # type: ignore[misc]
+        )
+    frame = refuse(
+        frame,
+        ~pl.col("strand").is_in(["+", "-", "."]),
+        lambda row: f"has the strand {row['strand']!r}; it should be + or -, or . where it has none",
+    )
+    frame = refuse(
+        frame,
+        (pl.col("summit") != "") & ~pl.col("summit").str.contains(_DIGITS),
+        lambda row: f"has {row['summit']!r} for its summit, which is no whole number, nor -1 for none",
+    )
+    frame = frame.with_columns(
+        pl.col("start").cast(pl.Int64) - int(one_based),
+        pl.col("end").cast(pl.Int64),
+        pl.when(pl.col("summit") != "").then(pl.col("summit")).cast(pl.Int64),
+    )
+    counted = "counted from 1, both ends inside" if one_based else "counted from 0, the end outside"
+    frame = refuse(frame, pl.col("start") < 0, lambda row: f"has the start 0, and GFF is {counted}")
+    frame = refuse(
+        frame,
+        pl.col("start") >= pl.col("end"),
+        lambda row: (
+            f"has the start {row['start'] + one_based:,} and the end {row['end']:,}: the start should lie "
+            f"before the end ({counted})"
+        ),
+    )
+    return refuse(
+        frame,
+        pl.col("summit") >= pl.col("end") - pl.col("start"),
+        lambda row: (
+            f"has its summit {row['summit']:,} bases behind its start, and only {row['end'] - row['start']:,} bases"
+        ),
+    )

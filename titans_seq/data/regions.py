@@ -1,0 +1,166 @@
+"""Intervals and a genome to sequences: which windows are cut, and which are left out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from titans_seq.data.aliases import Aliases
+from titans_seq.data.compressed import shown
+from titans_seq.data.intervals import LINE, intervals_of, read_bed, refuse_rows
+from titans_seq.data.record import STRICT, Judge, Record, quoted
+from titans_seq.data.reference import Reference, open_reference
+from titans_seq.data.windows import N, reverse_complement
+from titans_seq.errors import ConfigError, InputError
+from titans_seq.miras.choice import Choice
+from titans_seq.resources import data_file
+
+
+class Regions(Choice):
+    """How sequences are cut out of a genome where a file holds places instead of sequences."""
+
+    reference: str | None = Field(default=None, description="FASTA of the genome.")
+    aliases: str | None = Field(default=None, description="Lines of chromosome names that mean the same.")
+    feature: tuple[str, ...] = Field(default=(), description="Kinds of feature to read of a GFF or GTF.")
+    window: int | None = Field(
+        default=None, ge=1, description="Bases a window, around the summit or centre; else the interval as it is."
+    )
+    stride: int | None = Field(
+        default=None, ge=1, description="Bases from one window to the next, which then tile the interval."
+    )
+    jitter: int = Field(default=0, ge=0, description="Bases that training moves a window by at most, at random.")
+    max_n: float = Field(default=1.0, ge=0, le=1, description="Windows with a larger share of N are left out.")
+    blacklist: str | None = Field(default=None, description="BED; windows that overlap it are left out.")
+
+    def files(self) -> list[Path]:
+        """The files that are read beside that of the intervals."""
+        return [data_file(path) for path in (self.reference, self.aliases, self.blacklist) if path]
+
+    def check(self, path: Path | str) -> None:
+        """Refuse what cannot cut sequences for the intervals of ``path``.
+
+        Raises:
+            InputError: if no genome is given.
+            ConfigError: if windows should tile and have no length.
+        """
+        if self.reference is None:
+            raise InputError(
+                f"{shown(path)} has intervals and no sequences. Give the genome that they are places of: "
+                "--reference FASTA."
+            )
+        if self.stride and not self.window:
+            raise ConfigError(f"stride {self.stride} tiles intervals with windows of no given length. Give window too.")
+
+    def _named(self, frame: pl.DataFrame, path: Path | str, genome: Reference, judge: Judge) -> pl.DataFrame:
+        """Intervals by the genome's names of chromosomes, null where it has none."""
+        counts = dict(frame["chrom"].value_counts().iter_rows())
+        wanted = {name: counts[name] for name in frame["chrom"].unique(maintain_order=True)}
+        aliases = Aliases.of_file(data_file(self.aliases) if self.aliases else None)
+        names = aliases.translate(wanted, genome.lengths, shown(path), genome.name, judge)
+        given = pl.DataFrame({"chrom": list(names), "as": list(names.values())}, {"chrom": pl.String, "as": pl.String})
+        named = frame.join(given, on="chrom", how="left", maintain_order="left")
+        return named.with_columns(pl.col("as").alias("chrom"), pl.col("chrom").alias("called")).drop("as")
+
+    def place(
+        self, frame: pl.DataFrame, path: Path | str, unit: str, genome: Reference, judge: Judge = STRICT
+    ) -> pl.DataFrame:
+        """Intervals as they are in ``genome``: by its names, and inside its chromosomes.
+
+        Raises:
+            InputError: if it has not the chromosome, or that ends before the interval does.
+        """
+        where = f"{shown(path)}: {unit}"
+        named = self._named(frame, path, genome, judge)
+        named = refuse_rows(
+            named, pl.col("chrom").is_null(), lambda row: f"is on {genome.lacks(row['called'])}", where, judge
+        )
+        lengths = pl.DataFrame(
+            {"chrom": list(genome.lengths), "length": list(genome.lengths.values())},
+            {"chrom": pl.String, "length": pl.Int64},
+        )
+        placed = named.join(lengths, on="chrom", how="left", maintain_order="left")
+        return refuse_rows(
+            placed,
+            pl.col("end") > pl.col("length"),
+            lambda row: (
+                f"ends at {row['end']:,}, beyond the end of {quoted(row['called'])}, which has {row['length']:,} "
+                f"bases in {genome.name}: take the genome that the file was made for, or mend the row"
+            ),
+            where,
+            judge,
+        )
+
+    def windows(self, placed: pl.DataFrame) -> pl.DataFrame:
+        """Windows of placed intervals, in their order; they may reach beyond the chromosome.
+
+        Without ``window`` they are the intervals. With it there is one around each summit, or centre where there is
+        none; with ``stride`` they begin at each interval's start and go on until its last base is in one.
+        """
+        if self.window is None:
+            return placed
+        W = self.window
+        if self.stride is None:
+            centre = pl.coalesce(pl.col("start") + pl.col("summit"), (pl.col("start") + pl.col("end")) // 2)
+            return placed.with_columns(start=centre - W // 2).with_columns(end=pl.col("start") + W)
+        last = pl.max_horizontal(pl.lit(0), (pl.col("end") - pl.col("start") - W + self.stride - 1) // self.stride)
+        tiles = placed.with_columns(tile=pl.int_ranges(0, last + 1)).explode("tile")
+        tiles = tiles.with_columns(start=pl.col("start") + pl.col("tile") * self.stride, id=pl.lit(None, pl.String))
+        return tiles.with_columns(end=pl.col("start") + W).drop("tile")
+
+    def _clear(self, windows: pl.DataFrame, genome: Reference, judge: Judge) -> pl.DataFrame:
+        """Windows that the blacklist does not touch; the others are counted."""
+        if self.blacklist is None or windows.is_empty():
+            return windows
+        path = data_file(self.blacklist)
+        black = intervals_of(read_bed(path, judge), path, judge=judge)
+        black = self._named(black, path, genome, judge).drop_nulls("chrom")
+        if black.is_empty():
+            judge.doubt(f"{path}: none of its chromosomes is in {genome.name}, so it leaves nothing out.")
+            return windows
+        hit = np.zeros(len(windows), bool)
+        chroms = windows["chrom"].to_numpy()
+        for (chrom,), rows in black.sort("start").group_by("chrom"):
+            here = np.flatnonzero(chroms == chrom)
+            starts, ends = (windows[name].to_numpy()[here] for name in ("start", "end"))
+            before = np.searchsorted(rows["start"].to_numpy(), ends)  # those that begin before the window ends
+            farthest = np.concatenate([[-1], np.maximum.accumulate(rows["end"].to_numpy())])
+            hit[here] = farthest[before] > starts
+        if hit.any():
+            judge.doubt(f"{path}: {hit.sum():,} of {len(hit):,} windows overlap it and are left out.")
+        return windows.filter(pl.Series(~hit))
+
+    def records(
+        self, frame: pl.DataFrame, path: Path | str, unit: str, judge: Judge = STRICT
+    ) -> Iterator[tuple[int, Record]]:
+        """Line and record of each window of the intervals in ``frame``, on its strand, in their order.
+
+        Args:
+            frame: as `intervals.intervals_of` gives it, with ``id`` and ``label`` (or null).
+            path: where it is from, for messages.
+            unit: what its `LINE` counts.
+            judge: what to do about intervals that are not on the genome, and about windows that are left out.
+
+        Raises:
+            InputError: if an interval is not on the genome, or no window is left.
+        """
+        self.check(path)
+        genome = open_reference(data_file(str(self.reference)))
+        windows = self._clear(self.windows(self.place(frame, path, unit, genome, judge)), genome, judge)
+        too_many = 0
+        columns = windows.select(LINE, "chrom", "start", "end", "strand", "id", "label")
+        for line, chrom, start, end, strand, id, label in columns.iter_rows():
+            around = genome.codes(chrom, start - self.jitter, end + self.jitter)
+            if strand == "-":
+                around = reverse_complement(around)
+            codes = around[self.jitter : len(around) - self.jitter]
+            if self.max_n < 1 and np.count_nonzero(codes == N) > self.max_n * len(codes):
+                too_many += 1
+                continue
+            name = id or f"{chrom}:{start}-{end}" + ("" if strand == "." else f"({strand})")
+            yield line, Record(name, codes, label, around if self.jitter else None)
+        if too_many:
+            judge.doubt(f"{shown(path)}: {too_many:,} windows are left out, with more than {self.max_n:.3g} of them N.")
+        if too_many == len(windows):
+            judge.refuse(f"{shown(path)}: no window is left. Allow more N, or a smaller blacklist.")
