@@ -382,6 +382,7 @@ def evaluate(
     batch_size: int = 64,
     baseline: bool = True,
     labels: str | None = None,
+    label: str | None = None,
     regions: Mapping[str, Any] = MappingProxyType({}),
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -393,8 +394,8 @@ def evaluate(
     kind, cut = SOURCES[model.task.data], regions_for(source, regions)
     if kind.streamed:
         return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size, cut)
-    beside = {"regions": cut, **({"labels": labels} if labels else {})}
-    data = kind.of_file(path, **reading_of(source) | beside)
+    beside = {name: value for name, value in (("labels", labels), ("label", label)) if value}
+    data = kind.of_file(path, **reading_of(source) | beside | {"regions": cut})
     items = data.evaluation(model.task)
     if dry_run:
         return dry(model, items=len(items))

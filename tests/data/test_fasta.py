@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from titans_seq.data import compressed
 from titans_seq.data.fasta import read_blocks, read_fasta
-from titans_seq.data.record import Judge, decode
+from titans_seq.data.record import LOWER, Judge, decode
 from titans_seq.errors import InputError, UsageError
 
 File = Callable[..., Path]
@@ -381,6 +381,14 @@ def test_an_index_that_cannot_be_made_again_stays_and_is_told(
     assert found(path) == {"a": "ACGT"}
     assert len(warned) == 1 and "could not be made again" in warned[0] and "Read-only" in warned[0]
     assert stale.read_text() == "a\t5\t3\t5\t6\n"
+
+
+def test_case_is_kept_where_it_is_asked_for(file: File, warned: list[str]) -> None:
+    path = file(">a\nACgt\nnNRy\n>b\nnn\n", "x.fa")
+    cased = {record.id: record.codes for record in read_fasta(path, keep_case=True)}
+    assert {id: decode(codes & (LOWER - 1)) for id, codes in cased.items()} == {"a": "ACGTNNNN", "b": "NN"}
+    assert (cased["a"] >= LOWER).tolist() == [False, False, True, True, True, False, False, True]
+    assert any("1 record is all N; first record 2 ('b')" in told for told in warned)
 
 
 # Real genomes

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titans_seq.data.record import ALPHABET, IUPAC, Record, Tally, decode, encode, quoted
+from titans_seq.data.record import ALPHABET, IUPAC, LOWER, Record, Tally, decode, encode, quoted
 from titans_seq.errors import InputError
 
 nucleotides = st.text(ALPHABET, max_size=200)
@@ -21,6 +21,14 @@ def test_decoding_undoes_encoding(text: str) -> None:
 def test_case_and_type_do_not_matter(text: str) -> None:
     assert (encode(text.lower()) == encode(text)).all()
     assert (encode(text.encode()) == encode(text)).all()
+
+
+@given(st.text("ACGTNacgtnuURy", max_size=200))
+def test_case_that_is_kept_stands_beside_the_code(text: str) -> None:
+    codes = encode(text, keep_case=True)
+    assert codes.dtype == np.uint8
+    assert ((codes & (LOWER - 1)) == encode(text)).all()
+    assert (codes >= LOWER).tolist() == [symbol.islower() for symbol in text]
 
 
 @given(nucleotides, nucleotides)

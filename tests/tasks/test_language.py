@@ -1,14 +1,18 @@
 """Next-nucleotide language modelling: what is scored, and that it does not depend on how it is read."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from titans_seq.backbone import BackboneConfig
-from titans_seq.checkpoint import SequenceModel
-from titans_seq.data.record import Record
+from titans_seq.checkpoint import SequenceModel, to_tensors
+from titans_seq.data.record import LOWER, Record, decode, encode
+from titans_seq.data.sources import FastaSource
 from titans_seq.data.windows import BEGIN, GenomeWindows, reverse_complement
+from titans_seq.errors import InputError
 from titans_seq.stream.sequences import token_loglik
 from titans_seq.tasks.language import LanguageModel
 
@@ -91,3 +95,78 @@ def test_windows_are_cut_into_rows_that_score_the_same_tokens_after_the_same_one
     whole = torch.cat([windows["previous"][:, None], windows["tokens"]], 1)
     assert cut["previous"].tolist() == whole[:, [0, 3, 6]].flatten().tolist()
     assert TASK.cut(windows, 1) is windows
+
+
+# --- soft-masked repeats
+
+
+def masked(text: str, weight: float, length: int = 8, reverse: bool = False) -> GenomeWindows:
+    return GenomeWindows([Record("a", encode(text, keep_case=True))], length, reverse, weight)
+
+
+def test_a_weight_of_zero_leaves_the_same_loss_as_no_base_to_predict():
+    """Bases in lower case are read like all others; the loss is the mean over those in upper case."""
+    text = "ACgtnNACGTAcaGGGTTTTacgtACGTAAgg"
+    items = masked(text, 0.0, 32)
+    given = to_tensors(items.collate([items.item(0, None)]))
+    upper = torch.tensor([[c in "ACGT" for c in text]])
+    assert torch.equal(given["tokens"], torch.from_numpy(encode(text).astype(np.int64))[None])
+    with torch.no_grad():
+        loglik = model().head.token_loglik(model().backbone(model().head.inputs(given))[0], given)
+        output = model()(given)
+    assert output.scored.item() == upper.sum().item()
+    assert math.isclose(TASK.loss(output, given).item(), -loglik[upper].mean().item(), rel_tol=1e-6)
+
+
+def test_weights_make_the_loss_a_weighted_mean():
+    text = "ACGTacgtNNacAAcc"
+    items = masked(text, 0.1, 16)
+    given = to_tensors(items.collate([items.item(0, None)]))
+    weight = torch.tensor([[0.0 if c in "Nn" else 1.0 if c.isupper() else 0.1 for c in text]])
+    with torch.no_grad():
+        loglik = model().head.token_loglik(model().backbone(model().head.inputs(given))[0], given)
+        loss = TASK.loss(model()(given), given)
+    # float32 logarithms
+    assert math.isclose(loss.item(), -((loglik * weight).sum() / weight.sum()).item(), rel_tol=1e-6)
+
+
+def test_weights_go_with_their_bases_to_the_other_strand_and_into_shorter_windows():
+    rng = np.random.default_rng(3)
+    text = "".join(rng.choice(list("ACGTacgtNn"), 90))
+    items = masked(text, 0.25, 20, reverse=True)
+    forward = encode(text, keep_case=True)
+    backward = reverse_complement(forward & (LOWER - 1)) | (forward & LOWER)[::-1]
+    for draw in range(30):
+        item = items.item(draw % len(items), np.random.default_rng(draw))
+        cased = item["tokens"] | np.where(item["weight"] < 1, LOWER, 0).astype(np.uint8)
+        assert cased.tobytes() in forward.tobytes() or cased.tobytes() in backward.tobytes()
+        assert 0 <= item["previous"] <= BEGIN
+    batch = to_tensors(items.collate([items.item(i, None) for i in range(len(items))]))
+    assert batch["weight"][-1, 10:].tolist() == [0.0] * 10, "padding"
+    cut = TASK.cut(batch, 2)
+    assert torch.equal(cut["weight"], batch["weight"].reshape(-1, 10))
+    assert torch.equal(cut["tokens"], batch["tokens"].reshape(-1, 10))
+
+
+@pytest.mark.parametrize(("softmask", "train", "held"), [("keep", 1, 1), ("ignore", 0, 0), ("weight", 0.1, 0)])
+def test_what_becomes_of_repeats_in_training_and_validation(
+    tmp_path: Path, softmask: str, train: float, held: float
+) -> None:
+    text = "ACGTacgtnN" * 30
+    (tmp_path / "x.fa").write_text(f">a\n{text}\n")
+    source = FastaSource(paths=(str(tmp_path / "x.fa"),), length=50, validation=0.2, softmask=softmask)
+    parts = source.parts(TASK, 0)
+    for items, weight in ((parts.train, train), (parts.validation, held)):
+        item = items.item(0, None)
+        assert decode(item["tokens"]) == text[:50].upper()
+        assert ("weight" in item) == (weight != 1)
+        if weight != 1:
+            lower = np.array([c.islower() for c in text[:50]])
+            np.testing.assert_array_equal(item["weight"], np.where(lower, np.float32(weight), 1))
+
+
+def test_a_genome_in_lower_case_has_no_targets_left(tmp_path: Path) -> None:
+    (tmp_path / "x.fa").write_text(f">a\n{'acgt' * 50}\n")
+    for softmask in ("ignore", "weight"):
+        with pytest.raises(InputError, match=r"x.fa: too few bases A, C, G, T in upper case .* or softmask: keep"):
+            FastaSource(paths=(str(tmp_path / "x.fa"),), softmask=softmask).parts(TASK, 0)

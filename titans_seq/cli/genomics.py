@@ -216,6 +216,9 @@ def evaluate(
     regions: dict[str, Any],
     out: Annotated[Path | None, typer.Option(help="Write the metrics as JSON.")] = None,
     labels: Annotated[str | None, typer.Option(help="Table of id and label, when TABLE has no labels.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the labels; as in training, or found by itself.")
+    ] = None,
     baseline: Annotated[
         bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")
     ] = True,
@@ -238,6 +241,7 @@ def evaluate(
         model,
         table,
         labels=labels,
+        label=label_column,
         regions=regions,
         device=device,
         threads=threads,

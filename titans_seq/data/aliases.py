@@ -121,7 +121,7 @@ class Aliases:
             return listed
         meanings = _meanings(name)
         usual = [other for other in there if any(a.agrees(b) for a in meanings for b in _meanings(other))]
-        if not usual and len(there) == 1 and any(meaning.bare == "" for meaning in meanings):
+        if not usual and len(there) == 1 and any(meaning.bare == "" and not meaning.stem for meaning in meanings):
             return there
         return usual
 

@@ -13,8 +13,15 @@ from titans_seq.errors import InputError
 from titans_seq.resources import data_file
 
 
+def _told(error: Exception) -> str:
+    return str(error).rstrip(".")
+
+
 class BigWig:
     """A track over the chromosomes of a genome, under the genome's names for them.
+
+    Attributes:
+        names: chromosomes of the genome that it has values on, with its own names for them.
 
     Args:
         path: the bigWig.
@@ -35,7 +42,7 @@ class BigWig:
             there: dict[str, int] = dict(self._file.chroms())
             is_bigwig = self._file.is_bigwig
         except (ValueError, OSError, tools.BBIReadError) as error:
-            raise InputError(f"{path} is no bigWig, or truncated: {error}. Fetch or make it again.") from error
+            raise InputError(f"{path} is no bigWig, or truncated: {_told(error)}. Fetch or make it again.") from error
         if not is_bigwig:
             raise InputError(f"{path} is a bigBed, which has no values. Give a bigWig.")
         found = (aliases or Aliases()).translate(dict.fromkeys(there, 0), genome.lengths, str(path), genome.name, judge)
@@ -60,12 +67,15 @@ class BigWig:
             width: bases a bin; the interval is a whole number of them.
 
         Raises:
-            InputError: if the file does not cover the chromosome, or is truncated.
+            InputError: if the file has no value on the chromosome, or is corrupt.
         """
         if (end - start) % width:
             raise ValueError(f"{start}-{end} has {end - start:,} bases, no multiple of a bin of {width:,}.")
         if chrom not in self.names:
-            raise InputError(f"{self.path} has no chromosome {quoted(chrom)} of {self.genome.name}.")
+            raise InputError(
+                f"{self.path} has no value on {quoted(chrom)} of {self.genome.name}. Leave that chromosome out, or say "
+                "which of its names means it in a file of names."
+            )
         bases = np.zeros(end - start)
         first, last = max(0, start), min(end, self.genome.lengths[chrom])
         if first < last:
@@ -79,4 +89,4 @@ class BigWig:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return np.nan_to_num(self._file.values(self.names[chrom], start, end))
         except self._fault as error:
-            raise InputError(f"{self.path} is truncated or corrupt: {error}. Fetch or make it again.") from error
+            raise InputError(f"{self.path} is corrupt or truncated: {_told(error)}. Fetch or make it again.") from error

@@ -17,7 +17,7 @@ CHROMS = ("chrom", "chr", "chromosome", "seqid", "seqname", "region")
 STARTS = ("start", "chromstart", "chrom_start")
 ENDS = ("end", "stop", "chromend", "chrom_end")
 STRANDS = ("strand",)
-LINE = "line"  # the column that holds where a row stood in its file, counted from 1
+LINE = "_line"  # the column that holds where a row stood in its file, counted from 1
 
 _BED = ("chrom", "start", "end", "name", "score", "strand", "thick_start", "thick_end", "rgb")
 _PEAK = (*_BED[:6], "signal", "p_value", "q_value", "summit")  # narrowPeak: BED6+4
@@ -105,8 +105,8 @@ def _attribute(name: str) -> pl.Expr:
 
 def read_gff(
     path: Path | str, features: tuple[str, ...], attribute: str | None = None, judge: Judge = STRICT
-) -> pl.DataFrame:
-    """Read the rows of some kinds of feature of a GFF3 or GTF file as text columns, with `LINE` and ``id``.
+) -> tuple[pl.DataFrame, pl.Series]:
+    """Read the rows of some kinds of feature of a GFF3 or GTF file, as text columns with `LINE`, and their ids.
 
     Args:
         path: plain, gzip or bgzip; sequence behind ``##FASTA`` is passed over.
@@ -132,10 +132,10 @@ def read_gff(
         raise InputError(f"{shown(path)} has no feature {quoted(missing[0])}; it has {there}.")
     frame = frame.filter(pl.col("feature").is_in(features))
     ids = pl.coalesce(_attribute("ID"), _attribute("transcript_id"), _attribute("gene_id"), _attribute("Name"))
-    frame = frame.with_columns(id=ids)
-    if attribute is None or attribute in frame.columns:
-        return frame
-    return frame.with_columns(_attribute(attribute).alias(attribute))
+    if attribute is not None and attribute not in frame.columns:
+        values = frame.select(_attribute(attribute).alias(attribute))
+        frame = frame.hstack(values) if values[attribute].null_count() < len(values) else frame
+    return frame, frame.select(ids.alias("id"))["id"]
 
 
 def has_intervals(table: pl.DataFrame) -> bool:
@@ -169,8 +169,8 @@ def intervals_of(
         judge: what to do about bad rows.
 
     Returns:
-        The table with columns `LINE`, ``chrom``, ``start`` and ``end`` (0-based, half-open), ``strand`` (+, - or
-        .) and ``summit`` (bases behind the start, or null).
+        Columns `LINE`, ``chrom``, ``start`` and ``end`` (0-based, half-open), ``strand`` (+, - or .) and ``summit``
+        (bases behind the start, or null), and the table's ``id`` and ``label`` where it has them.
 
     Raises:
         InputError: if a start or end is no whole number, negative, or does not lie before its end.
@@ -192,8 +192,8 @@ def intervals_of(
         text(start).alias("start"),
         text(end).alias("end"),
         text(strand).replace({"": ".", "?": "."}).alias("strand"),
-        text(column_called(table, ("summit",))).replace("-1", "").alias("summit"),
-    )
+        text("summit" if unit == "line" and "summit" in table.columns else None).replace("-1", "").alias("summit"),
+    ).select(LINE, "chrom", "start", "end", "strand", "summit", *(c for c in ("id", "label") if c in table.columns))
 
     def refuse(frame: pl.DataFrame, bad: pl.Expr, what: Callable[[dict[str, Any]], str]) -> pl.DataFrame:
         return refuse_rows(frame, bad, what, f"{name}: {unit}", judge)

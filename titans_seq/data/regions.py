@@ -51,7 +51,7 @@ class Regions(Choice):
                 "--reference FASTA."
             )
         if self.stride and not self.window:
-            raise ConfigError(f"stride {self.stride} tiles intervals with windows of no given length. Give window too.")
+            raise ConfigError(f"{shown(path)}: stride {self.stride} tiles intervals with windows. Give window too.")
 
     def _named(self, frame: pl.DataFrame, path: Path | str, genome: Reference, judge: Judge) -> pl.DataFrame:
         """Intervals by the genome's names of chromosomes, null where it has none."""
@@ -106,7 +106,7 @@ class Regions(Choice):
             return placed.with_columns(start=centre - W // 2).with_columns(end=pl.col("start") + W)
         last = pl.max_horizontal(pl.lit(0), (pl.col("end") - pl.col("start") - W + self.stride - 1) // self.stride)
         tiles = placed.with_columns(tile=pl.int_ranges(0, last + 1)).explode("tile")
-        tiles = tiles.with_columns(start=pl.col("start") + pl.col("tile") * self.stride, id=pl.lit(None, pl.String))
+        tiles = tiles.with_columns(start=pl.col("start") + pl.col("tile") * self.stride)
         return tiles.with_columns(end=pl.col("start") + W).drop("tile")
 
     def _clear(self, windows: pl.DataFrame, genome: Reference, judge: Judge) -> pl.DataFrame:
@@ -132,14 +132,18 @@ class Regions(Choice):
         return windows.filter(pl.Series(~hit))
 
     def records(
-        self, frame: pl.DataFrame, path: Path | str, unit: str, judge: Judge = STRICT
+        self, frame: pl.DataFrame, path: Path | str, unit: str, *, names: bool = False, judge: Judge = STRICT
     ) -> Iterator[tuple[int, Record]]:
         """Line and record of each window of the intervals in ``frame``, on its strand, in their order.
+
+        A record's id is ``id::chrom:start-end(strand)``, as bedtools has it, without what there is not. An id that is
+        no mere name stands alone where it has one window.
 
         Args:
             frame: as `intervals.intervals_of` gives it, with ``id`` and ``label`` (or null).
             path: where it is from, for messages.
             unit: what its `LINE` counts.
+            names: the ids are names of BED, which may stand often.
             judge: what to do about intervals that are not on the genome, and about windows that are left out.
 
         Raises:
@@ -158,8 +162,10 @@ class Regions(Choice):
             if self.max_n < 1 and np.count_nonzero(codes == N) > self.max_n * len(codes):
                 too_many += 1
                 continue
-            name = id or f"{chrom}:{start}-{end}" + ("" if strand == "." else f"({strand})")
-            yield line, Record(name, codes, label, around if self.jitter else None)
+            if not id or names or self.stride:
+                place = f"{chrom}:{start}-{end}" + ("" if strand == "." else f"({strand})")
+                id = f"{id}::{place}" if id else place
+            yield line, Record(id, codes, label, around if self.jitter else None)
         if too_many:
             judge.doubt(f"{shown(path)}: {too_many:,} windows are left out, with more than {self.max_n:.3g} of them N.")
         if too_many == len(windows):

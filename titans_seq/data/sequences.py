@@ -68,21 +68,22 @@ class _Found(NamedTuple):
     records: Iterator[tuple[int, Record]]
 
 
-def _labels_in(table: pl.DataFrame, path: Path | str, unit: str, asked: _Asked) -> list[str | None]:
-    """The labels of a table's rows: its own, else those that a table of ids beside it has for its column ``id``."""
-    name = shown(path)
+def _labels_in(table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _Asked) -> list[str | None]:
+    """The labels of a table's rows: its own, else those that a table of ids beside it has for ``ids``."""
+    name, unit = shown(path), "line" if LINE in table.columns else "row"
+    places = table[LINE] if LINE in table.columns else range(1, len(table) + 1)
+    table = table.drop(LINE, strict=False)
     at = asked.label if asked.label in table.columns else column_called(table, LABELS)
     if at is None and asked.labels is not None:
-        return list(_Labels(asked.labels, asked).of(table["id"].to_list(), path))
+        return list(_Labels(asked.labels, asked).of(ids.to_list(), path))
     at = column_given(table, asked.label, path, "label") if asked.label else at
     if at is None and asked.need_labels:
-        columns = listed([column for column in table.columns if column not in (LINE, "id")])
+        columns = listed(table.columns)
         raise InputError(
             f"{name} has no label column ({', '.join(LABELS)}). Its columns: {columns}. "
             "Name another with --label-column, or give a table of id and label with --labels."
         )
     labels: list[str | None] = _texts(table[at]) if at else [None] * len(table)
-    places = table[LINE] if LINE in table.columns else range(1, len(table) + 1)
     for place, mark in zip(places, labels, strict=True):
         if asked.need_labels and (mark is None or mark in MISSING):
             asked.judge.refuse(f"{name}: {unit} {place} has no label in column {at!r}. Fill in or remove the {unit}.")
@@ -92,17 +93,17 @@ def _labels_in(table: pl.DataFrame, path: Path | str, unit: str, asked: _Asked) 
 def _from_table(path: Path | str, asked: _Asked) -> _Found:
     table = read_table(path, asked.judge)
     ids_at = column_given(table, asked.id, path, "id") if asked.id else column_called(table, IDS)
-    ids = table[ids_at].cast(pl.String) if ids_at else pl.Series([None] * len(table), dtype=pl.String)
+    ids = (table[ids_at] if ids_at else pl.repeat(None, len(table), eager=True)).cast(pl.String).alias("id")
     at = column_given(table, asked.sequence, path, "sequence") if asked.sequence else column_called(table, SEQUENCES)
     if at is None and has_intervals(table):
-        return _cut(table.with_columns(ids.alias("id")), path, asked)
+        return _cut(table, ids, path, asked)
     if at is None:
         columns = listed(table.columns)
         raise InputError(
             f"{shown(path)} has no column 'sequence' or 'seq', nor chrom, start and end. Its columns: {columns}. "
             "Name one of them so."
         )
-    labels = _labels_in(table.with_columns(ids.alias("id")), path, "row", asked)
+    labels = _labels_in(table, ids, path, asked)
     return _Found("row", _encoded(shown(path), _texts(table[at]), ids.to_list(), labels, asked))
 
 
@@ -121,20 +122,27 @@ def _from_intervals(path: Path | str, asked: _Asked) -> _Found:
     """Read BED or GFF; columns of BED are called chrom, start, end, name, score, strand."""
     if interval_kind(path) == "bed":
         table = read_bed(path, asked.judge)
-        name = pl.col("name").replace({"": None, ".": None}) if "name" in table.columns else pl.lit(None, pl.String)
-        return _cut(table.with_columns(name.alias("id")), path, asked)
-    table = read_gff(path, asked.regions.feature, asked.label, asked.judge)
-    return _cut(table, path, asked, one_based=True)
+        name = table["name"] if "name" in table.columns else pl.repeat(".", len(table), eager=True)
+        return _cut(table, name.replace({"": None, ".": None}).alias("id"), path, asked, names=True)
+    table, ids = read_gff(path, asked.regions.feature, asked.label, asked.judge)
+    return _cut(table, ids, path, asked, one_based=True)
 
 
-def _cut(table: pl.DataFrame, path: Path | str, asked: _Asked, *, one_based: bool = False) -> _Found:
-    """Sequences of the windows of a table's intervals; it has a column ``id``."""
+def _cut(
+    table: pl.DataFrame,
+    ids: pl.Series,
+    path: Path | str,
+    asked: _Asked,
+    *,
+    one_based: bool = False,
+    names: bool = False,
+) -> _Found:
+    """Sequences of the windows of a table's intervals; ids that are ``names`` may stand often."""
     asked.regions.check(path)
     unit = "line" if LINE in table.columns else "row"
-    checked = intervals_of(table, path, one_based=one_based, judge=asked.judge)
-    labels = pl.Series("label", _labels_in(checked, path, unit, asked), pl.String)
-    frame = checked.select(LINE, "chrom", "start", "end", "strand", "summit", "id").with_columns(labels)
-    return _Found(unit, asked.regions.records(frame, path, unit, asked.judge))
+    labels = pl.Series("label", _labels_in(table, ids, path, asked), pl.String)
+    frame = intervals_of(table.with_columns(labels, ids), path, one_based=one_based, judge=asked.judge)
+    return _Found(unit, asked.regions.records(frame, path, unit, names=names, judge=asked.judge))
 
 
 class _Labels:

@@ -139,6 +139,11 @@ class SequenceSource(Choice):
         if self.validation:
             train, validation = records, self.read(self.validation)
         else:
+            if self.regions.stride:
+                warn(
+                    f"{self.train}: windows that tile one interval stand in the training and in the validation part, "
+                    "which overstates the model. Give a validation table of other intervals."
+                )
             order = np.random.default_rng([seed, 3]).permutation(len(records))
             held = set(order[: max(1, round(self.share * len(records)))].tolist())
             train = [r for i, r in enumerate(records) if i not in held]
