@@ -231,16 +231,16 @@ def test_what_the_blacklist_touches_is_left_out_and_counted(file: File, genome: 
 def test_the_blacklist_by_comparing_each_pair(genome: Path, black: list[tuple[int, int]], window: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bed, list_ = Path(folder, "x.bed"), Path(folder, "black.bed")
-        starts = range(0, 440, 11)
-        bed.write_text("".join(f"chr1\t{s}\t{s + window}\n" for s in starts))
+        starts = [c - window // 2 for c in range(0, 440, 11)]  # the first reach beyond the chromosome
+        bed.write_text("".join(f"chr1\t{c}\t{c + 1}\n" for c in range(0, 440, 11)))
         list_.write_text("".join(f"chr1\t{s}\t{s + n}\n" for s, n in black))
         kept = [s for s in starts if not any(s < b + n and b < s + window for b, n in black)]
         if kept:
-            found = sequences(bed, genome, blacklist=str(list_))
+            found = sequences(bed, genome, window=window, blacklist=str(list_))
             assert [id for id, _ in found] == [f"chr1:{s}-{s + window}" for s in kept]
         else:
             with pytest.raises(InputError, match="no window is left"):
-                sequences(bed, genome, blacklist=str(list_))
+                sequences(bed, genome, window=window, blacklist=str(list_))
 
 
 def test_windows_of_too_much_n_are_left_out_and_counted(file: File, warned: list[str]) -> None:

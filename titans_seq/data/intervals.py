@@ -13,7 +13,7 @@ from titans_seq.data.record import STRICT, Judge, quoted
 from titans_seq.data.table import column_called, listed, read_lines
 from titans_seq.errors import InputError
 
-CHROMS = ("chrom", "chr", "chromosome", "seqid", "seqname", "region")
+CHROMS = ("chrom", "chr", "chromosome", "seqid", "seqname", "seqnames", "region")
 STARTS = ("start", "chromstart", "chrom_start")
 ENDS = ("end", "stop", "chromend", "chrom_end")
 STRANDS = ("strand",)

@@ -125,8 +125,8 @@ class Regions(Choice):
             here = np.flatnonzero(chroms == chrom)
             starts, ends = (windows[name].to_numpy()[here] for name in ("start", "end"))
             before = np.searchsorted(rows["start"].to_numpy(), ends)  # those that begin before the window ends
-            farthest = np.concatenate([[-1], np.maximum.accumulate(rows["end"].to_numpy())])
-            hit[here] = farthest[before] > starts
+            farthest = np.maximum.accumulate(rows["end"].to_numpy())  # that any of them reaches
+            hit[here] = (before > 0) & (farthest[before - 1] > starts)
         if hit.any():
             judge.doubt(f"{path}: {hit.sum():,} of {len(hit):,} windows overlap it and are left out.")
         return windows.filter(pl.Series(~hit))
