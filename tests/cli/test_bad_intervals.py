@@ -249,6 +249,10 @@ def test_labelled_intervals_go_all_the_way(titans: Any, tiny: Any, genome: Path,
     lines = out.read_text().splitlines()
     assert len(lines) == 21 and lines[1].startswith("a::2:-6-15(+),")
     assert json.loads(titans("genomics", "evaluate", run, path, "--json").stdout)["items"] == 20
+    (tmp_path / "t.csv").write_text("chr,start,end,label\n2,0,9,a\n2,9,18,b\n")
+    given = ["genomics", "evaluate", run, tmp_path / "t.csv"]
+    assert "no column 'name' (label)" in titans(*given, code=3).stderr, "the column of the training file"
+    assert json.loads(titans(*given, "--label-column", "label", "--json").stdout)["items"] == 2
     titans("genomics", "embed", run, path, "--out", tmp_path / "out.parquet", "--stride", 5, "--window", 5)
     titans("run", run / "recipe.yaml", "--out", tmp_path / "again")
     genome.unlink()
