@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from titans_seq.data.audit import Audit, audit_sequences, audit_series
+from titans_seq.data.audit import audit_sequences, audit_series
+from titans_seq.data.audit.found import Audit
 from titans_seq.data.sequences import read_sequences
 from titans_seq.data.series import read_series
 from titans_seq.errors import InputError, TitansError
@@ -32,19 +33,21 @@ def test_fasta(file: File, warned: list[str]) -> None:
     assert facts == {
         "records": 4,
         "bases": 18,
-        "length": {"min": 0, "median": 5.0, "max": 8},
+        "length": {"min": 0, "median": 5.0, "max": 8, "n50": 6},
         "n_share": 0.333333,
         "gc_share": 0.583333,
+        "gc_spread": 0.117851,  # 4 of 8 and 3 of 4 known bases
         "lowercase_share": 0.222222,
         "iupac_read_as_n": {"R": 1},
         "u_read_as_t": 1,
         "duplicate_ids": 0,
+        "duplicate_sequences": 0,
         "empty_records": 1,
         "all_n_records": 1,
     }
     assert audit.kind == "FASTA" and audit.problems == () and len(audit.notes) == 4
     assert warned == []  # an audit reports, it does not warn
-    assert "no problem found" in audit.text() and "lowercase share" in audit.text()
+    assert "no problem found" in audit.text() and "lowercase (soft-masked)" in audit.text()
 
 
 def test_a_record_longer_than_a_block_is_one_record(file: File) -> None:
@@ -77,7 +80,7 @@ def test_sequence_table(file: File) -> None:
     rows = ["a,ACGT,pos", "b,GGCC,pos", "c,AATN,neg", "d,ACGT,neg", "e,GGCC,pos"]
     audit = sound(audit_sequences(file("\n".join(["id,sequence,label", *rows]), "x.csv")))
     assert audit.kind == "sequence table"
-    assert audit.facts["rows"] == 5 and audit.facts["length"] == {"min": 4, "median": 4.0, "max": 4}
+    assert audit.facts["rows"] == 5 and audit.facts["length"] == {"min": 4, "median": 4.0, "max": 4, "n50": 4}
     assert audit.facts["duplicate_sequences"] == 2 and audit.facts["conflicting_labels"] == 1
     assert audit.facts["rows_with_n"] == 1
     assert [(row["class"], row["rows"], row["gc_share"]) for row in audit.facts["largest_classes"]] == [

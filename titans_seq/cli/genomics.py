@@ -94,21 +94,63 @@ def cutting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command(app)
 def audit(
-    path: Annotated[str, typer.Argument(help="FASTA, labelled table or folder; - is stdin.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE|FASTA|DIR",
+            help="FASTA (- is stdin), a table of sequences or of chrom, start, end, or a folder: of one file a class, "
+            "or of a data set's splits (train and test, as files or folders).",
+        ),
+    ],
+    test: Annotated[str | None, typer.Option(help="Test split, when the first is the training split.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="End with code 3 if there is a problem.")] = False,
+    leak_free: Annotated[
+        Path | None,
+        typer.Option(help="Write the test rows that have no leak, for `evaluate`: .csv .tsv .jsonl .parquet"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with code 3 if there is a problem, a leak or a conflict.")
+    ] = False,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="exact|reverse_complement|overlap|near",
+            help="Kind of leak to look for; may be repeated. All if not given.",
+        ),
+    ] = None,
+    near: Annotated[
+        float,
+        typer.Option(
+            min=0.2,
+            max=1,
+            help="Share of 12-letter words that near duplicates have in common, of all that either has. "
+            "0.5: about 97 % identical, or shifted by a third of the length.",
+        ),
+    ] = 0.5,
+    sequence_column: Annotated[str | None, typer.Option(help="Column of the sequences; found by itself.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels; found by itself.")] = None,
     overwrite: Overwrite = False,
 ) -> Any:
-    """Read a file as training would, and say what is in it.
+    """Say what is in a file, and what a test set shares with its training set: copies, reverse complements, overlaps.
 
-    Example: titans-seq genomics audit genome.fa.gz
+    Example: titans-seq genomics audit train.csv --test test.csv --leak-free test_leak_free.csv
     """
     from titans_seq.cli.top import check_new, finish_audit
     from titans_seq.data.audit import audit_sequences
     from titans_seq.resources import data_file
 
     check_new(out, overwrite)
-    return finish_audit(audit_sequences(data_file(path)), out, strict)
+    check_new(leak_free, overwrite)
+    found = audit_sequences(
+        data_file(path),
+        None if test is None else data_file(test),
+        sequence=sequence_column,
+        label=label_column,
+        kinds=kind or (),
+        near=near,
+        leak_free=leak_free,
+    )
+    return finish_audit(found, out, strict)
 
 
 @command(app)

@@ -25,9 +25,9 @@ def write_json(found: dict[str, Any], out: Path | None) -> None:
 
 
 def finish_audit(audit: Any, out: Path | None, strict: bool) -> Any:
-    """Write and report an audit; with ``--strict`` problems end with code 3."""
+    """Write and report an audit; with ``--strict`` what is not sound ends with code 3."""
     write_json(audit.as_json(), out)
-    return audit.text(), audit.as_json(), 3 if strict and audit.problems else 0
+    return audit.text(), audit.as_json(), 3 if strict and not audit.sound else 0
 
 
 def register(app: typer.Typer) -> None:

@@ -114,7 +114,8 @@ def _plain(value: Any) -> Any:
 def _escaped(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return ("'" if value.startswith(FORMULA) else "") + shown_controls(value)
+    formula = len(value) > 1 and value.startswith(FORMULA)  # a sign alone, as of a strand, runs nothing
+    return ("'" if formula else "") + shown_controls(value)
 
 
 def shown_controls(text: str) -> str:
