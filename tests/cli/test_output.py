@@ -133,7 +133,7 @@ def test_debug_shows_where(tmp_path: Path) -> None:
 
 
 def test_a_bug_is_called_one_and_shows_no_traceback(titans: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise KeyError("lost")
 
     monkeypatch.setattr("titans_seq.data.audit.audit_sequences", fails)
@@ -145,7 +145,7 @@ def test_a_bug_is_called_one_and_shows_no_traceback(titans: Any, tiny: Any, monk
 def test_what_the_machine_does_is_no_bug(
     titans: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr("titans_seq.data.audit.audit_sequences", fails)

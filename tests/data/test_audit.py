@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def test_a_record_longer_than_a_block_is_one_record(file: File) -> None:
     facts = audit_sequences(file(">a\n" + "ACGGN" * 40_000 + "\n>b\nA\n", "x.fa")).facts
     assert facts["records"] == 2 and facts["length"]["max"] == 200_000 and facts["n_share"] == 0.199999
     assert [row["length"] for row in facts["first_records"]] == [200_000, 1]
+
+
+def test_memory_does_not_grow_with_a_record(file: File) -> None:
+    def peak(bases: int) -> int:
+        path = file(">a\n" + ("ACGTN" * 12 + "\n") * (bases // 60), "x.fa")
+        tracemalloc.start()
+        audit_sequences(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak(12_000_000) < 1.1 * peak(3_000_000)  # both above the megabyte that is read at a time
 
 
 def test_what_training_refuses_is_a_problem_of_the_audit(file: File) -> None:

@@ -1,5 +1,6 @@
 """Where rows of a table lie on a genome, without the genome."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import polars as pl
 
 from titans_seq.data.compressed import shown
 from titans_seq.data.record import STRICT, Judge
-from titans_seq.data.table import column_called, listed
+from titans_seq.data.table import column_called
 
 CHROMOSOMES = ("chrom", "chromosome", "chr", "region", "seqname", "seqnames")
 STARTS = ("start", "chromstart")
 ENDS = ("end", "chromend")
 STRANDS = ("strand",)
+
+Place = tuple[str, int, int, str]
+_OTHER_STRAND = {"+": "-", "-": "+"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,18 @@ class Coordinates:
 
     def __len__(self) -> int:
         return len(self.chrom)
+
+    def places(self, *, turned: bool = False) -> Iterator[Place | None]:
+        """Yield what two rows on the same place have in common, or would have on the other strand; None is nowhere.
+
+        A row without a strand is on +.
+        """
+        for chrom, start, end, mark in zip(
+            self.chrom, self.start.tolist(), self.end.tolist(), self.strand, strict=True
+        ):
+            strand = mark or "+"
+            place = (plain_chromosome(chrom), start, end, _OTHER_STRAND[strand] if turned else strand)
+            yield place if start < end else None
 
 
 def has_coordinates(table: pl.DataFrame) -> bool:
@@ -62,9 +78,14 @@ def coordinates_of(table: pl.DataFrame, path: Path | str, judge: Judge = STRICT)
             f"{shown(path)}: row {row + 1} is no interval: {found}{more}. "
             "Start is counted from 0 and lies before the end; both are whole numbers."
         )
-    if odd := [mark for mark in strand.unique() if mark not in ("", "+", "-")]:
-        judge.refuse(f"{shown(path)}: strand {odd[0]!r} is none. Strands are + or -: {listed(sorted(odd))}.")
-    return Coordinates(tuple(chrom), np.where(bad, 0, start), np.where(bad, 0, end), tuple(strand))
+    odd = ~strand.is_in(["", "+", "-"]).to_numpy()
+    if odd.any():
+        row = int(odd.argmax())
+        judge.refuse(
+            f"{shown(path)}: row {row + 1} has strand {strand[row]!r}, which is none. Write + or -, or nothing."
+        )
+    known = tuple(np.where(odd, "", strand.to_numpy()).tolist())
+    return Coordinates(tuple(chrom), np.where(bad, 0, start), np.where(bad, 0, end), known)
 
 
 def plain_chromosome(name: str) -> str:

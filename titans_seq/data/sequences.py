@@ -21,12 +21,13 @@ LABELS = ("label", "class", "target", "y")
 IDS = ("id", "name", "record")
 MISSING = ("", "NA", "NaN", "nan", "null")
 WHOLE = Regions()  # nothing is cut out
-_TABLES = (".csv", ".tsv", ".parquet")
-_FASTAS = (".fa", ".fasta", ".fna", ".ffn")
+TABLES = (".csv", ".tsv", ".parquet")
+FASTAS = (".fa", ".fasta", ".fna", ".ffn")
 _INTERVALS = (".bed", ".narrowpeak", ".broadpeak")
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """Return what tells a file's format, such as .csv of x.CSV.gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
@@ -38,10 +39,10 @@ def is_fasta(path: Path | str) -> bool:
     path = Path(path)
     if not path.is_file():
         return True
-    if _suffix(path) in _TABLES:
+    if suffix_of(path) in TABLES:
         return False
     head = next(iter(chunks(path, lambda _: None)), b"").removeprefix(UTF8_BOM).lstrip()
-    return head[:1] in (b">", b";") or _suffix(path) in _FASTAS
+    return head[:1] in (b">", b";") or suffix_of(path) in FASTAS
 
 
 def _texts(column: pl.Series) -> list[str | None]:
@@ -211,14 +212,14 @@ def _from_folder(folder: Path, asked: _Asked) -> Iterator[Record]:
 
     Files are FASTA, or with a genome intervals on it, as GenomicBenchmarks has them.
     """
-    suffixes = (*_FASTAS, *((*_TABLES, *_INTERVALS) if asked.regions.reference else ()))
+    suffixes = (*FASTAS, *((*TABLES, *_INTERVALS) if asked.regions.reference else ()))
     here = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if {"train", "test"} & {entry.name for entry in here if entry.is_dir()}:
         raise InputError(f"{folder} holds the splits of a data set. Name one of them, such as {folder / 'train'}.")
-    classes = [entry for entry in here if entry.is_dir()] or [entry for entry in here if _suffix(entry) in suffixes]
+    classes = [entry for entry in here if entry.is_dir()] or [entry for entry in here if suffix_of(entry) in suffixes]
     if not classes:
         raise InputError(
-            f"{folder} is a directory without a class: it has no folder and no FASTA file ({', '.join(_FASTAS)}). "
+            f"{folder} is a directory without a class: it has no folder and no FASTA file ({', '.join(FASTAS)}). "
             "Name a file, or a folder with one FASTA file per class, or with --reference one table of intervals."
         )
     for entry in classes:
@@ -226,7 +227,7 @@ def _from_folder(folder: Path, asked: _Asked) -> Iterator[Record]:
         apart = asked._replace(need_labels=False, label=None)
         files = sorted(file for file in entry.iterdir() if file.is_file()) if entry.is_dir() else [entry]
         for file in files:
-            if asked.regions.reference and _suffix(file) in (*_TABLES, *_INTERVALS):
+            if asked.regions.reference and suffix_of(file) in (*TABLES, *_INTERVALS):
                 yield from (replace(record, label=label) for _, record in _found(file, apart).records)
             elif is_fasta(file):
                 yield from (replace(record, label=label) for record in _from_fasta(file, apart))

@@ -38,13 +38,16 @@ def gc_of(counts: np.ndarray) -> np.ndarray:
     return share
 
 
-def _spread(counts: np.ndarray) -> float:
-    """Standard deviation of GC over pieces (n, 5), each weighed by its known bases."""
-    known, gc = counts[:, :4].sum(1), gc_of(counts)
-    if not known.sum():
-        return 0.0
-    mean = np.average(gc, weights=known)
-    return round(float(np.sqrt(np.average((gc - mean) ** 2, weights=known))), 6)
+def _moments(counts: np.ndarray) -> np.ndarray:
+    """Sums (3,) over pieces, of counts (n, 5): of known bases, of G and C, and of the square of these a known base."""
+    known, gc = counts[:, :4].sum(1), counts[:, 1] + counts[:, 2]
+    return np.array([known.sum(), gc.sum(), (gc.astype(float) ** 2 / np.maximum(known, 1)).sum()])
+
+
+def _spread(moments: np.ndarray) -> float:
+    """Standard deviation of GC over pieces, each weighed by its known bases."""
+    known, gc, squares = moments.tolist()
+    return round(float(np.sqrt(max(0.0, squares / known - (gc / known) ** 2))), 6) if known else 0.0
 
 
 def _replaced(tally: Tally, bases: int) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def audit_fasta(path: Path | str) -> Audit:
     """Read a FASTA file of any size, in memory that grows with the number of its records and not with its bases."""
     findings, tally = Findings(), Tally()
     total, counts = np.zeros(5, np.int64), np.zeros(5, np.int64)
-    lengths, pieces, all_n = array("q"), array("q"), 0
+    lengths, moments, all_n = array("q"), np.zeros(3), 0
     ids: set[str] = set()
     digests: set[bytes] = set()
     digest = hashlib.blake2b(digest_size=_DIGEST)
@@ -82,7 +85,7 @@ def audit_fasta(path: Path | str) -> Audit:
         for block in read_blocks(path, judge=findings.judge(), tally=tally):
             progress.add(len(block.codes))
             piece = np.bincount(block.codes, minlength=5)
-            pieces.extend(piece.tolist())
+            moments += _moments(piece[None])
             counts += piece
             digest.update(block.codes.data)
             if not block.last:
@@ -105,7 +108,7 @@ def audit_fasta(path: Path | str) -> Audit:
         "bases": int(total.sum()),
         "length": _lengths(np.asarray(lengths)),
         **composition(total),
-        "gc_spread": _spread(np.asarray(pieces).reshape(-1, 5)),
+        "gc_spread": _spread(moments),
         **_replaced(tally, int(total.sum())),
         "duplicate_ids": len(lengths) - len(ids),
         "duplicate_sequences": len(lengths) - len(digests),
@@ -123,7 +126,7 @@ def row_facts(split: Split, counts: np.ndarray) -> dict[str, Any]:
     lengths = split.lengths
     facts: dict[str, Any] = {"rows": len(split), "bases": int(lengths.sum()), "length": _lengths(lengths)}
     if split.sequences is not None:
-        facts |= {**composition(counts.sum(0)), "gc_spread": _spread(counts)}
+        facts |= {**composition(counts.sum(0)), "gc_spread": _spread(_moments(counts))}
         facts |= _replaced(split.tally, int(lengths.sum())) if split.tally else {}
         facts["rows_with_n"] = int((counts[:, 4] > 0).sum())
     facts["duplicate_ids"] = len(split) - len(set(split.ids))
@@ -132,8 +135,7 @@ def row_facts(split: Split, counts: np.ndarray) -> dict[str, Any]:
             [codes.tobytes() for codes in split.sequences], split.labels
         )
     if (place := split.coordinates) is not None:
-        keys = list(zip(place.chrom, place.start.tolist(), place.end.tolist(), place.strand, strict=True))
-        repeated, conflicting = _repeats(keys, split.labels)
+        repeated, conflicting = _repeats(list(place.places()), split.labels)
         facts |= {"chromosomes": len(set(place.chrom)), "duplicate_intervals": repeated}
         facts.setdefault("conflicting_labels", conflicting)
     facts["classes"] = len(set(split.labels)) if labelled else 0
@@ -141,10 +143,14 @@ def row_facts(split: Split, counts: np.ndarray) -> dict[str, Any]:
 
 
 def _repeats(things: list[Any], labels: tuple[str, ...]) -> tuple[int, int]:
-    """Count rows that repeat an earlier one, and those of them whose first has another label."""
+    """Count rows that repeat an earlier one, and those of them whose first has another label; None repeats nothing."""
     seen: dict[Any, int] = {}
-    firsts = [seen.setdefault(thing, row) for row, thing in enumerate(things)]
-    return len(things) - len(seen), sum(labels[first] != label for first, label in zip(firsts, labels, strict=True))
+    repeats = [
+        labels[first] != labels[row]
+        for row, thing in enumerate(things)
+        if thing is not None and (first := seen.setdefault(thing, row)) != row
+    ]
+    return len(repeats), sum(repeats)
 
 
 def class_facts(split: Split, counts: np.ndarray) -> list[dict[str, Any]]:

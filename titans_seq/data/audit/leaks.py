@@ -10,13 +10,13 @@ from titans_seq.data.audit.near import near_pairs
 from titans_seq.data.audit.splits import Split
 from titans_seq.data.coordinates import Coordinates, plain_chromosome
 from titans_seq.data.windows import reverse_complement
+from titans_seq.errors import InputError
 
 Kind = Literal["exact", "reverse_complement", "overlap", "near"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NEAR = 0.5  # Jaccard similarity: about 97 % identical, or two thirds of either in common
 
 _By = Literal["sequence", "place"]
-_OTHER_STRAND = {"+": "-", "-": "+"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +64,11 @@ def _bytes(codes: np.ndarray) -> bytes | None:
     return codes.tobytes() or None
 
 
-def _places(place: Coordinates, *, turned: bool) -> Iterable[Hashable]:
-    for chrom, start, end, mark in zip(
-        place.chrom, place.start.tolist(), place.end.tolist(), place.strand, strict=True
-    ):
-        strand = mark or "+"
-        yield (
-            (plain_chromosome(chrom), start, end, _OTHER_STRAND[strand] if turned else strand) if start < end else None
-        )
-
-
 def _named(split: Split, by: _By, things: _Numbers, labels: _Numbers) -> _Named:
     label = labels.of(split.labels)
     if by == "place" and split.coordinates is not None:
         place = split.coordinates
-        return _Named(things.of(_places(place, turned=False)), things.of(_places(place, turned=True)), label)
+        return _Named(things.of(place.places()), things.of(place.places(turned=True)), label)
     sequences = split.sequences or ()
     turned = (_bytes(reverse_complement(codes)) for codes in sequences)
     return _Named(things.of(map(_bytes, sequences)), things.of(turned), label)
@@ -146,6 +136,9 @@ def find_leaks(split: Split, other: Split, kinds: tuple[Kind, ...] = KINDS, near
         other: the rows they must not be among, usually of the training set.
         kinds: what counts as a leak.
         near: Jaccard similarity of the k-mer sets from which two sequences are near duplicates.
+
+    Raises:
+        InputError: if one has sequences alone and the other coordinates alone.
     """
     found: dict[Kind, list[np.ndarray]] = {kind: [] for kind in KINDS}
     same, conflicting = np.zeros(len(split), bool), np.zeros(len(split), bool)
@@ -160,6 +153,11 @@ def find_leaks(split: Split, other: Split, kinds: tuple[Kind, ...] = KINDS, near
         ("sequence", split.sequences is not None and other.sequences is not None),
         ("place", split.coordinates is not None and other.coordinates is not None),
     ]
+    if not any(there for _, there in compared):
+        raise InputError(
+            f"{split.name} and {other.name} cannot be compared: one has sequences, the other coordinates. "
+            "Give both the same columns."
+        )
     for by, there in compared:
         if not there:
             continue

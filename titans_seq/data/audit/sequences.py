@@ -11,7 +11,7 @@ from titans_seq.data.audit.confounding import Effect, effects
 from titans_seq.data.audit.facts import audit_fasta, base_counts, class_facts, gc_of, row_facts
 from titans_seq.data.audit.found import Audit, Findings, share_of
 from titans_seq.data.audit.leaks import KINDS, NEAR, Kind, Leaks, find_leaks
-from titans_seq.data.audit.splits import Reading, Split, check_classes, read_splits
+from titans_seq.data.audit.splits import Reading, Split, read_splits
 from titans_seq.data.sequences import is_fasta
 from titans_seq.data.write import RowFile, check_suffix
 from titans_seq.errors import UsageError
@@ -69,8 +69,6 @@ def audit_sequences(
         return audit_fasta(path)
     findings = Findings()
     splits = read_splits(Path(path), test, Reading(findings.judge(), sequence, label))
-    for split in splits:
-        check_classes(split, findings.judge())
     counts = [base_counts(split) for split in splits]
     pairs = [
         _Pair(split, other, find_leaks(split, other, wanted, near))
@@ -82,8 +80,7 @@ def audit_sequences(
     facts["what_tells_the_classes_apart"] = _told_apart(splits, found)
     findings.leaks += [line for pair in pairs for line in _sentences(pair)]
     findings.notes += [effect.says for effect in found[0] if effect.says]  # of the rows that a model learns from
-    if len(splits) > 1 and any(split.sequences is None for split in splits):
-        findings.notes.append("GC and near duplicates were not looked at: intervals come without sequences.")
+    findings.notes += _not_looked_for(pairs, wanted)
     facts |= _freed(pairs, leak_free, findings)
     return findings.audit(path, _kind(Path(path), splits), facts)
 
@@ -152,6 +149,13 @@ def _sentences(pair: _Pair) -> list[str]:
     if count := int(pair.leaks.conflicting.sum()):
         lines.append(f"{split.name}: {_of(count, len(split))} are in {other.name} too, with another label.")
     return lines
+
+
+def _not_looked_for(pairs: list[_Pair], wanted: tuple[Kind, ...]) -> list[str]:
+    """Say which leaks may be there unseen."""
+    why = {"overlap": "the rows have no coordinates (chrom, start, end)", "near": "the rows have no sequences"}
+    unseen = [kind for kind in wanted if any(kind not in pair.leaks.kinds for pair in pairs)]
+    return [f"Leaks of kind {kind!r} were not looked for: {why[kind]}." for kind in unseen]
 
 
 def _told_apart(splits: list[Split], found: list[list[Effect]]) -> list[dict[str, Any]]:

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from titans_seq.data.coordinates import Coordinates, coordinates_of, has_coordinates
+from titans_seq.data.coordinates import Coordinates, Place, coordinates_of, has_coordinates
 from titans_seq.data.record import Judge, Record, Tally, decode, quoted
 from titans_seq.data.sequences import (
+    FASTAS,
     IDS,
     LABELS,
     MISSING,
     SEQUENCES,
+    TABLES,
     is_fasta,
     read_sequences,
+    suffix_of,
 )
 from titans_seq.data.table import column_called, column_given, read_table
 from titans_seq.data.write import Row
@@ -26,7 +29,6 @@ _NAMES = {  # what splits are called, and when each is used
     **dict.fromkeys(("dev", "val", "valid", "validation"), 1),
     **dict.fromkeys(("test", "testing"), 2),
 }
-_TABLES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +109,10 @@ class Reading:
         """
         if path.is_dir():
             tables = _tables(path)
-            return self._classes(name, tables) if tables else self._records(name, path)
+            return self._classes(name, path, tables) if tables else self._records(name, path)
         if is_fasta(path):
             return self._records(name, path)
-        return self.table(name, path, read_table(path))
+        return self.table(name, path, read_table(path, self.judge))
 
     def _records(self, name: str, path: Path) -> Split:
         """Sequences; those that training would refuse for want of labels are something to predict on still."""
@@ -135,9 +137,9 @@ class Reading:
         labels_at = column_given(table, self.label, path, "label") if self.label else column_called(table, LABELS)
         if labels_at is None:
             self.judge.refuse(f"{path} has no label column ({', '.join(LABELS)}).")
-        return Split(
-            name, _column(table, column_called(table, IDS)), self._labels(table, labels_at, path), None, placed
-        )
+        found = Split(name, _ids(table), self._labels(table, labels_at, path), None, placed)
+        self._check_intervals(found, path)
+        return found
 
     def _labels(self, table: pl.DataFrame, column: str | None, path: Path) -> tuple[str, ...]:
         labels = _column(table, column) if column else ("",) * len(table)
@@ -149,7 +151,7 @@ class Reading:
             )
         return labels
 
-    def _classes(self, name: str, tables: dict[str, Path]) -> Split:
+    def _classes(self, name: str, folder: Path, tables: dict[str, Path]) -> Split:
         """Read a folder of one table a class, as GenomicBenchmarks has them; the class is the table's name."""
         parts = []
         for label, path in tables.items():
@@ -159,16 +161,40 @@ class Reading:
                     f"{path} has no columns of chromosome, start and end. A folder of one table a class holds "
                     "intervals; sequences stand in one table with a label column, or in a FASTA file a class."
                 )
-            ids = tuple(f"{label}/{id}" for id in _column(table, column_called(table, IDS)))  # each file counts anew
+            ids = tuple(f"{label}/{id}" for id in _ids(table))  # each file counts anew
             placed = coordinates_of(table, path, self.judge)
             parts.append(Split(name, ids, (label,) * len(ids), None, placed))
-        return _joined(name, parts)
+        found = _joined(name, parts)
+        self._check_intervals(found, folder)
+        return found
+
+    def _check_intervals(self, split: Split, path: Path) -> None:
+        """Tell of intervals what reading tells of sequences: one class alone, and one place with two labels."""
+        if len(set(split.labels)) == 1 and split.labels[0]:
+            self.judge.refuse(f"{path} has only one class, {split.labels[0]!r}. Training needs at least two.")
+        seen: dict[Place | None, int] = {}
+        pairs = [
+            (first, row)
+            for row, place in enumerate(split.coordinates.places() if split.coordinates else ())
+            if place and split.labels[first := seen.setdefault(place, row)] != split.labels[row]
+        ]
+        if pairs:
+            first, row = pairs[0]
+            self.judge.refuse(
+                f"{path}: rows {quoted(split.ids[first])} and {quoted(split.ids[row])} are the same interval with "
+                f"different labels, {split.labels[first]!r} and {split.labels[row]!r}; {len(pairs):,} such conflicting "
+                "duplicates. Remove them, or decide for one label."
+            )
 
 
-def _column(table: pl.DataFrame, name: str | None) -> tuple[str, ...]:
-    """A column as text; the numbers of the rows, counted from 1, where there is none."""
-    if name is None:
-        return tuple(map(str, range(1, len(table) + 1)))
+def _ids(table: pl.DataFrame) -> tuple[str, ...]:
+    """Ids of rows; a row without one has its number, counted from 1."""
+    name = column_called(table, IDS)
+    ids = _column(table, name) if name else ("",) * len(table)
+    return tuple(id or str(row) for row, id in enumerate(ids, start=1))
+
+
+def _column(table: pl.DataFrame, name: str) -> tuple[str, ...]:
     return tuple(table[name].cast(pl.String).str.strip_chars().fill_null("").to_list())
 
 
@@ -203,11 +229,7 @@ def _visible(folder: Path) -> list[Path]:
 
 def _tables(folder: Path) -> dict[str, Path]:
     """The tables of a folder by their names."""
-    return {
-        _stem(entry): entry
-        for entry in _visible(folder)
-        if entry.is_file() and Path(entry.name.lower().removesuffix(".gz")).suffix in _TABLES
-    }
+    return {_stem(entry): entry for entry in _visible(folder) if entry.is_file() and suffix_of(entry) in TABLES}
 
 
 def _splits_in(folder: Path) -> dict[str, Path]:
@@ -215,10 +237,11 @@ def _splits_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in _visible(folder):
         name = _stem(entry)
-        if name.lower() in _NAMES and name in found:
+        if name.lower() not in _NAMES or not (entry.is_dir() or suffix_of(entry) in TABLES + FASTAS):
+            continue
+        if name in found:
             raise InputError(f"{folder} has two splits {name!r}: {found[name].name} and {entry.name}. Keep one.")
-        if name.lower() in _NAMES:
-            found[name] = entry
+        found[name] = entry
     return dict(sorted(found.items(), key=lambda item: _NAMES[item[0].lower()]))
 
 
@@ -259,27 +282,3 @@ def read_splits(path: Path, test: Path | None, reading: Reading) -> list[Split]:
             return _cut(reading.table("", path, table), marks)
         return [reading.table("", path, table)]
     return [reading.split("", path)]
-
-
-def check_classes(split: Split, judge: Judge) -> None:
-    """Tell of intervals what reading tells of sequences: one class alone, and one place with two labels."""
-    if split.sequences is not None or split.coordinates is None:
-        return
-    name = split.name or "the table"
-    if len(set(split.labels)) == 1 and split.labels[0]:
-        judge.refuse(f"{name} has only one class, {split.labels[0]!r}. Training needs at least two.")
-    seen: dict[tuple[object, ...], int] = {}
-    place = split.coordinates
-    keys = zip(place.chrom, place.start.tolist(), place.end.tolist(), place.strand, strict=True)
-    pairs = [
-        (first, row)
-        for row, key in enumerate(keys)
-        if key[1] < key[2] and split.labels[first := seen.setdefault(key, row)] != split.labels[row]
-    ]
-    if pairs:
-        first, row = pairs[0]
-        judge.refuse(
-            f"{name}: rows {quoted(split.ids[first])} and {quoted(split.ids[row])} are the same interval with "
-            f"different labels, {split.labels[first]!r} and {split.labels[row]!r}; {len(pairs):,} such conflicting "
-            "duplicates. Remove them, or decide for one label."
-        )
