@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 
 from titans_seq.cli import app
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before a test imports a kernel: it runs on tensors of the CPU
-
 Call = Callable[..., Result]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let kernels run on tensors of the CPU, before a test imports one; ``-m gpu`` wants them on a GPU."""
+    if config.option.markexpr != "gpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -17,6 +17,7 @@ from titans_seq.ops.memory_scan import BACKENDS, Backend, ScanState, initial_sta
 
 PLAIN: list[Backend] = [backend for backend in BACKENDS if backend != "triton"]  # which take every choice, and float64
 EXACT = 1e-10  # float64; measured over all of this file at most 1e-12
+VANISHING = 1e-2  # share of kernels' largest slope below which one is the difference of larger ones
 EVERY_STRUCTURE: list[Layers] = [
     *(structure() for structure in STRUCTURES),
     *(MLP(depth=depth, norm=norm) for depth in (1, 2, 3) for norm in (False, True) if (depth, norm) != (2, False)),
@@ -79,6 +80,20 @@ class Problem(NamedTuple):
                     parts |= {f"state.{group}.{i}": w for i, w in enumerate(getattr(self.state, group) or ())}
         return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
+    def to(self, device: str, narrow: torch.dtype, wide: torch.dtype) -> "Problem":
+        """The same numbers elsewhere, rounded: q, k and v narrow, the others wide."""
+
+        def moved(part: Any, dtype: torch.dtype) -> Any:
+            if isinstance(part, Tensor):
+                return part.detach().to(device, dtype).requires_grad_()
+            if isinstance(part, tuple):
+                parts = [moved(each, dtype) for each in part]
+                return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+            return part
+
+        parts = self._asdict().items()
+        return Problem(**{name: moved(part, narrow if name in ("q", "k", "v") else wide) for name, part in parts})
+
     def run(self, cuts: tuple[int, ...] = (), backends: tuple[Backend, ...] = ("chunked",)) -> dict[str, Tensor]:
         """Outputs and final state by name; the stream cut at ``cuts``, the backends taking turns."""
         edges, state, rows = [0, *cuts, self.q.shape[2]], self.state, []
@@ -103,7 +118,10 @@ class Problem(NamedTuple):
     def gradients(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of all results at once, by random cotangents: a plain sum would hide errors of opposite sign."""
         g = torch.Generator().manual_seed(7)
-        loss = sum((part * torch.randn(part.shape, generator=g, dtype=torch.float64)).sum() for part in found.values())
+        loss = sum(
+            (part * torch.randn(part.shape, generator=g, dtype=torch.float64).to(part.device)).sum()
+            for part in found.values()
+        )
         leaves = self.leaves()
         grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)  # type: ignore[arg-type]
         return {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
@@ -119,16 +137,20 @@ def problem(
     delta: str = "fixed",
     begin: str = "fresh",
     size: tuple[int, int, int, int] = (2, 2, 4, 3),
+    seed: int | None = None,
     **settings: Any,
 ) -> Problem:
-    """A random scan. Keys have norms from 0.5 to 1.5: on both sides of the kink of the normalised step, never on it."""
+    """A random scan, of its length's seed or another.
+
+    Keys have norms from 0.5 to 1.5: on both sides of the kink of the normalised step, never on it.
+    """
     retention = settings.setdefault("retention", Forgetting())
     learning = settings.setdefault("learning", Momentum() if momentum else GradientDescent())
     if learning.at_chunk_end:
         settings["read"] = "start"
     B, H, D, Dv = size
     Dv = D if structure.norm or isinstance(structure, Vector) else Dv
-    g = torch.Generator().manual_seed(length)
+    g = torch.Generator().manual_seed(length if seed is None else seed)
 
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=g, dtype=torch.float64)
@@ -212,6 +234,18 @@ def same(ours: Problem, ours_found: dict[str, Tensor], theirs: Problem, theirs_f
         assert all(part.isfinite().all() for part in (*a.values(), *b.values()))
         error, name = largest_error(a, b)
         assert error < EXACT, f"{name} is off by {error:.1e}"
+
+
+def compare(
+    ours: Problem, theirs: Problem, tolerance: tuple[float, float], backend: Backend = "reference", **how: Any
+) -> None:
+    """Kernels' outputs and final state, and all gradients, are another backend's, each to its tolerance."""
+    found, expected = ours.run(backends=("triton",), **how), theirs.run(backends=(backend,))
+    pairs = (found, expected), (ours.gradients(found), theirs.gradients(expected))
+    for (a, b), most in zip(pairs, tolerance, strict=True):
+        assert all(part.isfinite().all() for part in a.values())
+        error, name = largest_error({key: part.double() for key, part in a.items()}, b, VANISHING)
+        assert error < most, f"{name} is off by {error:.1e}"
 
 
 def covering(axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:

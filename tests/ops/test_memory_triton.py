@@ -1,4 +1,4 @@
-"""Laws of the memory scan's kernels: interpreted here on a CPU, and with ``-m gpu`` on a GPU in full."""
+"""Laws of the memory scan's kernels, interpreted on a CPU; `test_memory_gpu` has those of a GPU."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from scans import Problem, covering, largest_error, named, problem
+from scans import Problem, compare, covering, named, problem
 from torch import Tensor
 
 from titans_seq.memory import MemoryConfig, NeuralMemory
@@ -24,9 +24,7 @@ FLOAT32 = (3e-6, 5e-5)
 # float16 rounds operands to 2^-11 = 5e-4 before each product. Measured at most 8.5e-4 and 6.8e-3, the last under L1,
 # whose curvature is 10 here.
 FLOAT16 = (3e-3, 1.5e-2)
-VANISHING = 1e-2  # share of the largest slope below which one is the difference of larger ones
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AXES: dict[str, list[Any]] = {
     "structure": [
         Matrix(),
@@ -65,31 +63,8 @@ def made(case: dict[str, Any]) -> tuple[Problem, Problem]:
     case = dict(case)
     dtype, (B, H, D, T, C) = case.pop("dtype"), case.pop("shape")
     exact = problem(case.pop("structure"), length=T, chunk_size=C, size=(B, H, D, D), **case)
-
-    def moved(given: Problem, narrow: torch.dtype, wide: torch.dtype) -> Problem:
-        def to(part: Any, dtype: torch.dtype) -> Any:
-            if isinstance(part, Tensor):
-                return part.detach().to(DEVICE, dtype).requires_grad_()
-            if isinstance(part, tuple):
-                parts = [to(each, dtype) for each in part]
-                return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
-            return part
-
-        parts = {name: to(part, narrow if name in ("q", "k", "v") else wide) for name, part in given._asdict().items()}
-        return Problem(**parts)
-
-    ours = moved(exact, dtype, torch.float32)
-    return ours, moved(ours, torch.float64, torch.float64)
-
-
-def compare(ours: Problem, theirs: Problem, tolerance: tuple[float, float] = FLOAT32, **how: Any) -> None:
-    """Outputs, final state and all gradients, weighted by random cotangents, are the reference's."""
-    found, expected = ours.run(backends=("triton",), **how), theirs.run(backends=("reference",))
-    pairs = (found, expected), (ours.gradients(found), theirs.gradients(expected))
-    for (a, b), most in zip(pairs, tolerance, strict=True):
-        assert all(part.isfinite().all() for part in a.values())
-        error, name = largest_error({key: part.double() for key, part in a.items()}, b, VANISHING)
-        assert error < most, f"{name} is off by {error:.1e}"
+    ours = exact.to("cpu", dtype, torch.float32)
+    return ours, ours.to("cpu", torch.float64, torch.float64)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -106,7 +81,7 @@ def small(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("gates", ["token", "chunk"])
 def test_any_split_of_the_stream_is_one_pass(gates: str) -> None:
     changes = {"gates": gates, "read": "start"} if gates == "chunk" else {}
-    compare(*made(small(**changes)), cuts=(0, 5, 16, 17, 37))
+    compare(*made(small(**changes)), FLOAT32, cuts=(0, 5, 16, 17, 37))
 
 
 @pytest.mark.parametrize("learning", [Momentum(), GradientDescent()], ids=named)
@@ -125,7 +100,7 @@ def test_memories_that_are_made_once_more_change_nothing(
     # but for sums over chunks, which are taken group by group
     summed = {name for name in slopes if name.startswith("dinitial")}
     assert all(torch.equal(again[name], part) for name, part in slopes.items() if name not in summed)
-    compare(ours, theirs)
+    compare(ours, theirs, FLOAT32)
 
 
 def test_same_input_gives_same_bits() -> None:
@@ -195,9 +170,9 @@ def test_without_triton_auto_goes_on_and_triton_is_refused(monkeypatch: pytest.M
 
 def layer(**options: Any) -> tuple[NeuralMemory, Tensor]:
     torch.manual_seed(0)
-    memory = NeuralMemory(64, 2, MemoryConfig(structure=MLP(expansion=1.0), chunk_size=16, **options)).to(DEVICE)
+    memory = NeuralMemory(64, 2, MemoryConfig(structure=MLP(expansion=1.0), chunk_size=16, **options))
     memory.backend = "triton"
-    return memory, torch.randn(1, 40, 64, device=DEVICE)
+    return memory, torch.randn(1, 40, 64)
 
 
 def weighed(y: Tensor) -> Tensor:
@@ -236,9 +211,9 @@ def test_compiled_there_is_no_break_and_the_same_numbers() -> None:
 
 
 def test_autocast_changes_nothing_between_its_layers() -> None:
-    row, gate = torch.randn(1, 1, 20, 32, device=DEVICE), torch.full((1, 1, 20), 0.1, device=DEVICE)
-    options: dict[str, Any] = {"initial": (torch.zeros(1, 32, 32, device=DEVICE),), "structure": Matrix()}
-    with torch.autocast(DEVICE, torch.bfloat16):
+    row, gate = torch.randn(1, 1, 20, 32), torch.full((1, 1, 20), 0.1)
+    options: dict[str, Any] = {"initial": (torch.zeros(1, 32, 32),), "structure": Matrix()}
+    with torch.autocast("cpu", torch.bfloat16):
         inside, _ = memory_scan(row, row, row, gate, gate, gate, backend="triton", chunk_size=16, **options)
     outside, _ = memory_scan(row, row, row, gate, gate, gate, backend="triton", chunk_size=16, **options)
     assert torch.equal(inside, outside)
