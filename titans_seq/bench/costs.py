@@ -10,6 +10,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 FORWARD = ("gates_pass", "state_pass", "output_pass")
+BACKWARD = (
+    "gates_pass",
+    "output_back",
+    "state_back",
+    "gates_back",
+)  # where all memories are held, else `state_pass` too
+DELTA_FORWARD = ("erase_pass", "state_pass", "output_pass")
+
+
+Moved = dict[str, tuple[str, ...]]  # of each kernel the tensors that it reads, and that it writes
 
 
 class Work(NamedTuple):
@@ -22,6 +32,10 @@ class Work(NamedTuple):
     def intensity(self) -> float:
         """Flops for each byte that is moved."""
         return self.flops / self.bytes
+
+    def times(self, count: int) -> "Work":
+        """Work of so many chunks."""
+        return Work(self.flops * count, self.bytes * count)
 
 
 class Scan(NamedTuple):
@@ -57,7 +71,7 @@ def _flops(x: Scan) -> dict[str, int]:
 
 
 # Of each kernel what it reads and what it writes: tensors that are both come once in each.
-MOVED = {
+MOVED: Moved = {
     "gates_pass": ("alpha eta", "scores keep push write carry"),
     "state_pass": ("k v theta write carry", "memories momenta errors"),
     "output_pass": ("q k scores keep push memories momenta errors", "y"),
@@ -90,8 +104,75 @@ def sizes(x: Scan) -> dict[str, int]:
 
 def memory_scan(x: Scan) -> dict[str, Work]:
     """Work of each kernel."""
-    bytes_of, flops = sizes(x), _flops(x)
-    return {name: Work(flops[name], sum(bytes_of[part] for part in " ".join(MOVED[name]).split())) for name in MOVED}
+    return _work(_flops(x), MOVED, sizes(x))
+
+
+class Delta(NamedTuple):
+    """What the work of a delta scan depends on."""
+
+    D: int  # width of queries and keys
+    DV: int  # and of values
+    erases: bool = True
+    C: int = 64  # tokens of a tile
+    block: int = 64  # columns of the values that a program takes where not all
+    narrow: int = 2  # bytes of a number, but for the decays'
+
+
+def _delta_flops(x: Delta) -> dict[str, int]:
+    """Matrix products of the kernels, counted where they stand."""
+    e, columns = int(x.erases), x.DV // x.block
+    keys, values, square = 2 * x.C * x.C * x.D, 2 * x.C * x.C * x.DV, 2 * x.C**3
+    memory = 2 * x.C * x.D * x.DV
+    joins = x.C.bit_length() - 2  # of the inverse's blocks, from 2 on
+    return {
+        "erase_pass": e * (3 * keys + (2 * joins + 1) * square + values),
+        "state_pass": memory * (1 + 2 * e),
+        "output_pass": (1 + e) * (columns * keys + values) + memory,
+        "answer_back": e * (columns * keys + values),
+        "state_back": memory * (1 + 2 * e),
+        "value_back": (1 + e) * columns * keys + (1 + 2 * e) * values + memory,
+        "read_back": (1 + e) * (memory + (1 + e) * (values + 2 * keys)),
+        "write_back": (1 + e) * (memory + (1 + e) * (values + keys)),
+    }
+
+
+# Without erasing there is no first and no `answer_back`, and no tensor that only they make.
+DELTA_MOVED: Moved = {
+    "erase_pass": ("a b k v log", "inverse of_memory u"),
+    "state_pass": ("of_memory k b v u log", "memories u"),
+    "output_pass": ("q k b v u log memories", "y"),
+    "answer_back": ("q b dy log", "du"),
+    "state_back": ("b q of_memory dy du log", "dmemories du"),
+    "value_back": ("q k a dy du inverse log dmemories", "x dv"),
+    "read_back": ("q dy k b v u log memories dmemories", "dq dlog"),
+    "write_back": ("k v q a dy x log dmemories", "dk dlog"),
+}
+DELTA_AGAIN: Moved = {  # erasing keys read too, and b writes
+    "read_back": ("a x k b v u log memories dmemories", "da dlog"),
+    "write_back": ("b u q a dy x log dmemories", "db dlog"),
+}
+
+
+def delta_scan(x: Delta) -> dict[str, Work]:
+    """Work of each kernel."""
+    key, value = x.narrow * x.C * x.D, x.narrow * x.C * x.DV
+    bytes_of = dict.fromkeys(("q", "k"), key) | dict.fromkeys(("v", "y"), value) | {"log": 4 * x.C}
+    bytes_of |= {"memories": x.narrow * x.D * x.DV}
+    erasing = dict.fromkeys(("a", "b", "of_memory"), key) | dict.fromkeys(("u", "x"), value)
+    erasing |= {"inverse": x.narrow * x.C * x.C}
+    bytes_of |= erasing if x.erases else dict.fromkeys(erasing, 0)
+    bytes_of |= {f"d{name}": size for name, size in bytes_of.items()}
+    moved = DELTA_MOVED
+    if x.erases:
+        again = {name: tuple(map(" ".join, zip(both, moved[name], strict=True))) for name, both in DELTA_AGAIN.items()}
+        moved = moved | again
+    else:
+        moved = {name: parts for name, parts in moved.items() if name not in ("erase_pass", "answer_back")}
+    return _work(_delta_flops(x), moved, bytes_of)
+
+
+def _work(flops: dict[str, int], moved: Moved, bytes_of: dict[str, int]) -> dict[str, Work]:
+    return {name: Work(flops[name], sum(bytes_of[part] for part in " ".join(moved[name]).split())) for name in moved}
 
 
 def total(works: Iterable[Work]) -> Work:
