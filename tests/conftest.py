@@ -58,6 +58,7 @@ class Tiny(NamedTuple):
     """Small data, and the options that make a model of some thousand parameters."""
 
     fasta: Path
+    vcf: Path
     table: Path
     wide: Path
     long: Path
@@ -68,8 +69,11 @@ class Tiny(NamedTuple):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("tiny")
-    fasta, table, wide, long = (folder / name for name in ("genome.fa", "table.csv", "wide.csv", "long.csv"))
+    names = ("genome.fa", "variants.vcf", "table.csv", "wide.csv", "long.csv")
+    fasta, vcf, table, wide, long = (folder / name for name in names)
     fasta.write_text("".join(f">r{i}\n{bases(200 + i, i)}\n" for i in range(4)))
+    head = "##fileformat=VCFv4.3\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    vcf.write_text(f"{head}r0\t100\tone\t{bases(200, 0)[99]}\tN,AC\t.\t.\t.\n")
     rows = [f"{bases(30, i)},{'ab'[i % 2]}" for i in range(24)]
     table.write_text("\n".join(["sequence,label", *rows, ""]))
     wide.write_text("\n".join(["date,a,b", *(f"{t},{i % 7}.5,{i % 5}" for i, t in enumerate(hours(80))), ""]))
@@ -78,7 +82,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     size = [f"backbone.{key}" for key in ("width=16", "depth=1", "heads=2")]
     options = ["--threads", "1", *(part for setting in size for part in ("--set", setting))]
     windows = ["--horizon", "4", "--lookback", "12", "--set", "task.patch=4", "--set", "task.stride=4"]
-    return Tiny(fasta, table, wide, long, tuple(options), tuple([*windows, *options]))
+    return Tiny(fasta, vcf, table, wide, long, tuple(options), tuple([*windows, *options]))
 
 
 class Models(NamedTuple):

@@ -32,7 +32,7 @@ FLOORS = [
     {"memory", "delta_memory", "memory_state", "pieces", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
     {"training", "stream", "checkpoint", "data", "baselines"},
-    {"run", "forecast", "genomics", "demo", "doctor", "bench", "recipe", "report"},
+    {"run", "forecast", "genomics", "variants", "demo", "doctor", "bench", "recipe", "report"},
     {"cli"},
 ]
 BESIDE = {
@@ -50,6 +50,7 @@ BESIDE = {
     "run": {"recipe", "report"},
     "forecast": {"recipe", "run"},
     "genomics": {"run"},
+    "variants": {"report", "run"},
     "bench": {"report"},
     "demo": {"forecast", "genomics", "recipe", "report", "run"},
 }

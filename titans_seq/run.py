@@ -303,9 +303,10 @@ def write(
     *,
     resume: bool,
     template: Callable[[], Any] = lambda: None,
-    kind: type[PartFile] = RowFile,
+    kind: Callable[[Path, int], PartFile] = RowFile,
     at_end: Callable[[Point], None] = lambda point: None,
+    total: int | None = None,
 ) -> int:
     """Run a streaming job into ``out``, which no second process may write at the same time."""
     with locked(out.with_name(f".{out.name}{LOCK}"), out):
-        return run_stream(steps, out, identity, resume=resume, template=template, kind=kind, at_end=at_end)
+        return run_stream(steps, out, identity, resume=resume, template=template, kind=kind, at_end=at_end, total=total)

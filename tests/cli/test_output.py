@@ -55,6 +55,8 @@ def given(tiny: Any, models: Any, tmp_path: Path) -> dict[str, list[Any]]:
         "genomics score": [models.language, tiny.fasta, "--out", tmp_path / "out.parquet"],
         "genomics embed": [models.language, tiny.fasta, "--out", tmp_path / "out.npz"],
         "genomics generate": [models.language, "--length", 9, "--prompt", "ACG", "--out", tmp_path / "out.fa"],
+        "genomics variants": [models.language, tiny.vcf, "--reference", tiny.fasta, "--out", tmp_path / "out.vcf"],
+        "genomics mutate": [models.language, tiny.fasta, "--region", "r0:9-11", "--out", out],
         "forecast audit": [tiny.wide],
         "forecast train": [tiny.wide, *tiny.forecast, *run],
         "forecast predict": [models.wide, tiny.wide, "--out", out],

@@ -470,3 +470,120 @@ def generate(
         seed=seed,
         batch_size=batch_size,
     )
+
+
+Score = Annotated[
+    Literal["llr", "embedding", "prediction"] | None,
+    typer.Option(
+        help="llr, of a language model: ln of how much likelier the window is with ALT than with REF. embedding: how "
+        "far the mean hidden row moves (cosine, L2). prediction: how much each predicted number changes. By itself llr "
+        "for a language model, else prediction.",
+        show_default=False,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(min=1, help="Bases read around a change; by itself as in the model's training, or else 512."),
+]
+BothStrands = Annotated[
+    bool, typer.Option("--both-strands", help="Read the other strand too, and take the mean of what both give.")
+]
+ChromosomeNames = Annotated[
+    str | None, typer.Option("--aliases", metavar="FILE", help="Lines of chromosome names that mean the same.")
+]
+
+
+@command(app)
+def variants(
+    model: Model,
+    path: Annotated[str, typer.Argument(metavar="VCF", help="Variants: .vcf, plain, gzip or bgzip.")],
+    reference: Annotated[str, typer.Option(metavar="FASTA", help="Genome that the VCF was made with.")],
+    out: Annotated[Path, typer.Option(help="File to write: .vcf .vcf.gz .csv .tsv .jsonl .parquet")],
+    score: Score = None,
+    window: Window = None,
+    both_strands: BothStrands = False,
+    on_ref_mismatch: Annotated[
+        Literal["error", "skip", "flag"],
+        typer.Option(
+            help="A row whose REF is not what FASTA has: refused; left without a score; scored with the VCF's REF, and "
+            "without the flag REF_MATCH. Refused in any case where it is more than 5 % of the rows."
+        ),
+    ] = "error",
+    aliases: ChromosomeNames = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> Any:
+    """Score every ALT allele of a VCF: how a model's view of its window changes. SNVs and indels.
+
+    A VCF gets the scores as INFO fields with a number an ALT, a table a row an ALT; both in the order of the input.
+
+    Example: titans-seq genomics variants runs/genome patients.vcf.gz --reference genome.fa.gz --out scored.vcf.gz
+    """
+    from titans_seq.variants import variants as run_variants
+
+    return run_variants(
+        model,
+        path,
+        out,
+        reference=reference,
+        on_ref_mismatch=on_ref_mismatch,
+        aliases=aliases,
+        score=score,
+        window=window,
+        both_strands=both_strands,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
+        threads=threads,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+@command(app)
+def mutate(
+    model: Model,
+    fasta: Annotated[str, typer.Argument(metavar="FASTA", help="The genome; - is stdin.")],
+    region: Annotated[str, typer.Option(metavar="CHROM:START-END", help="Counted from 1, with both ends in it.")],
+    out: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet, and a picture beside it, .png")],
+    score: Score = None,
+    window: Window = None,
+    both_strands: BothStrands = False,
+    aliases: ChromosomeNames = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> Any:
+    """Score every single-base change of a region (in-silico saturation mutagenesis): a table, and a heat map.
+
+    Example: titans-seq genomics mutate runs/genome genome.fa.gz --region chr20:1000001-1000200 --out changes.tsv
+    """
+    from titans_seq.variants import mutate as run_mutate
+
+    return run_mutate(
+        model,
+        fasta,
+        out,
+        region=region,
+        aliases=aliases,
+        score=score,
+        window=window,
+        both_strands=both_strands,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
+        threads=threads,
+        seed=seed,
+        batch_size=batch_size,
+    )

@@ -26,6 +26,7 @@ _SIGNS: tuple[tuple[bytes, str], ...] = (  # regular expressions at the start of
     (rb"\x89HDF", "HDF5"),
     (rb"%PDF", "PDF"),
     (rb"BAM\x01", "BAM"),
+    (rb"BCF\x02", "BCF; write it as VCF with `bcftools view`"),
     (rb"CRAM", "CRAM"),
     (rb"BZh", "bzip2; unpack it, or pack it with gzip"),
     (rb"\xfd7zXZ", "xz; unpack it, or pack it with gzip"),
@@ -51,6 +52,14 @@ def shown(path: Path | str) -> str:
 def looks_like(head: bytes) -> str | None:
     """Return what the first bytes of a file that should be FASTA or a text table are instead, if they tell."""
     return next((what for sign, what in _SIGNS if re.match(sign, head)), None)
+
+
+def decoded(raw: bytes) -> str:
+    """Text that is UTF-8, or else latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 @contextmanager

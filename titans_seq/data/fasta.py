@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from titans_seq.data.compressed import GZIP, SIZE, SNIFFED, UTF8_BOM, chunks, looks_like, shown
+from titans_seq.data.compressed import GZIP, SIZE, SNIFFED, UTF8_BOM, chunks, decoded, looks_like, shown
 from titans_seq.data.record import LOWER, STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.errors import EnvironmentFault, InputError
 from titans_seq.files import whole_file
@@ -91,7 +91,7 @@ class _Index:
                 for line in self.path.read_bytes().splitlines():
                     name, *numbers = line.split(b"\t")
                     length, offset, bases, width = map(int, numbers)
-                    self.rows[_text(name)] = (length, offset, bases, width)
+                    self.rows[decoded(name)] = (length, offset, bases, width)
             except (ValueError, OSError):
                 self.fault = "it is malformed"
 
@@ -154,19 +154,12 @@ def _index_rows(path: Path) -> bytes:
                 if not row[0]:
                     row[2:] = count, len(line)
                 if ended or line.startswith(b";") or count > row[2] or len(line) > row[3]:
-                    raise ValueError(f"the lines of record {quoted(_text(name))} are not of one length")
+                    raise ValueError(f"the lines of record {quoted(decoded(name))} are not of one length")
                 row[0] += count
                 ended = [count, len(line)] != row[2:]
             else:
                 ended = bool(rows)
     return b"".join(b"\t".join([name, *(b"%d" % number for number in row)]) + b"\n" for name, row in rows)
-
-
-def _text(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
 
 
 def _parts(path: Path | str, judge: Judge) -> Iterator[tuple[bytes, int, bytes]]:
@@ -213,7 +206,7 @@ def _refuse_no_header(name: str, head: bytes) -> NoReturn:
     if what is None and re.fullmatch(rb"[ACGTUNacgtun\s]+", head):
         what = "a bare sequence; put a line '>name' before it"
     if what is None:
-        what = f"text; its first line is {quoted(_text(head.splitlines()[0]))}"
+        what = f"text; its first line is {quoted(decoded(head.splitlines()[0]))}"
     raise InputError(f"{name} is not FASTA: no '>' line begins it. It looks like {what}.")
 
 
@@ -238,7 +231,7 @@ class _Names:
 
     def open(self, number: int, header: bytes) -> _Open:
         words = header.split(None, 1)
-        id = _text(words[0]) if words else ""
+        id = decoded(words[0]) if words else ""
         where = f"{self.name}: record {quoted(id)}" if id else f"{self.name}: record {number + 1}"
         if not id:
             self.judge.refuse(f"{where} has no id. Write one after its '>'.")

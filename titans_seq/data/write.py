@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 def check_suffix(out: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
     """Refuse an output whose format is not known, before any work is done."""
-    if out.suffix not in suffixes:
+    if not out.name.endswith(suffixes):
         raise UsageError(f"{out} should end in one of {', '.join(suffixes)}, which say in what form to write.")
 
 
@@ -95,6 +95,10 @@ class RowFile(PartFile):
         """JSON lines."""
         lines = (json.dumps({name: _plain(value) for name, value in row.items()}) + "\n" for row in rows)
         return "".join(lines).encode()
+
+    def rows(self) -> Iterator[Row]:
+        """Rows of the part file in order."""
+        return _rows(self.part)
 
     def convert(self, draft: Path) -> int:
         """A table in the form of the suffix."""

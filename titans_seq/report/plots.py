@@ -268,6 +268,79 @@ def _distributions(axes: Axes, values: Mapping[str, list[float]]) -> None:
         axes.legend(fontsize=8.5, frameon=False, loc="upper left")
 
 
+# --- every change of a region
+
+COLUMNS, LINES = 120, 10  # of a heat map: a column is so many bases that no more lines are needed
+BASES = "ACGT"
+
+
+def mutation_plot(reference: str, scores: Mapping[str, np.ndarray], out: Path, *, first: int, title: str = "") -> None:
+    """Draw what every single-base change of a stretch does, as heat maps: a row a base, a column a position.
+
+    A score that is below and above 0 is drawn in red and blue with 0 white, one that is not below 0 from white to
+    blue. A long stretch is broken into lines, and where these do not suffice a column is several positions and shows
+    the strongest of each change. The base that stands there is written in its cell.
+
+    Args:
+        reference: the L bases that stand there.
+        scores: of each kind (L, 4), of a change to A, C, G and T; NaN where there is none.
+        out: PNG to write.
+        first: position of the first base.
+        title: of the picture.
+    """
+    step = -(-len(reference) // (COLUMNS * LINES))
+    width = min(COLUMNS, -(-len(reference) // step))
+    starts = range(0, len(reference), width * step)
+    size = (1.6 + width * 0.105 if width > 40 else 6.0, 0.8 + 1.05 * len(starts) * len(scores))
+    figure = _figure(*size)
+    panels = figure.subplots(len(starts) * len(scores), 1, squeeze=False)[:, 0]
+    for number, (name, values) in enumerate(scores.items()):
+        mine = panels[number * len(starts) : (number + 1) * len(starts)]
+        strongest = _strongest(values, step)
+        most = float(np.nanmax(np.abs(strongest), initial=0)) or 1.0
+        lowest = -most if np.nanmin(strongest, initial=0) < 0 else 0.0
+        for axes, start in zip(mine, starts, strict=True):
+            column = start // step
+            line = np.full((width, len(BASES)), np.nan)
+            part = strongest[column : column + width]
+            line[: len(part)] = part
+            colours = "RdBu" if lowest < 0 else "Blues"
+            image = axes.imshow(line.T, cmap=colours, vmin=lowest, vmax=most, aspect="auto", interpolation="nearest")
+            _bases_of(axes, reference[start : start + width * step] if step == 1 else "", width)
+            ticks = np.arange(0, len(part), 10 if width > 20 else 5)
+            axes.set_xticks(ticks, [f"{first + start + tick * step:,}" for tick in ticks], fontsize=7.5)
+            axes.set_yticks(range(len(BASES)), list(BASES), fontsize=8.5)
+            axes.tick_params(length=2, colors=INK)
+            axes.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=list(mine), pad=0.01, aspect=8 + 9 * len(starts), shrink=0.9)
+        bar.set_label(_shown(name.replace("_", " "), 30), fontsize=9, color=INK, parse_math=False)
+        bar.ax.tick_params(labelsize=8, colors=INK)
+        bar.outline.set_visible(False)
+    several = f" (each column is {step:,} positions)" if step > 1 else ""
+    _titled(panels[0], title + several)
+    panels[-1].set_xlabel("position", fontsize=9.5)
+    _save(figure, out)
+
+
+def _strongest(values: np.ndarray, step: int) -> np.ndarray:
+    """Of every ``step`` rows of values (L, 4) the one furthest from 0 of each column; NaN where there is none."""
+    padded = np.full((-(-len(values) // step) * step, values.shape[1]), np.nan)
+    padded[: len(values)] = values
+    blocks = padded.reshape(-1, step, values.shape[1])
+    place = np.argmax(np.nan_to_num(np.abs(blocks), nan=-1), axis=1)[:, None]
+    found: np.ndarray = np.take_along_axis(blocks, place, 1)[:, 0]
+    return found
+
+
+def _bases_of(axes: Axes, bases: str, width: int) -> None:
+    """Mark the cells of the bases that stand there."""
+    for column, base in enumerate(bases):
+        if base in BASES:
+            axes.text(
+                column, BASES.index(base), base, ha="center", va="center", fontsize=6 if width > 60 else 7.5, color=GREY
+            )
+
+
 # --- benchmarks
 
 STYLES = [(colour, style) for style in ("-", "--") for colour in (BLUE, ORANGE, GREEN, INK, GREY)]

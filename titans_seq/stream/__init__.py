@@ -109,7 +109,7 @@ def run_stream(
     template: Callable[[], Any],
     total: int | None = None,
     save_every: int | None = None,
-    kind: type[PartFile] = RowFile,
+    kind: Callable[[Path, int], PartFile] = RowFile,
     at_end: Callable[[Point], None] = lambda point: None,
 ) -> int:
     """Write what a job yields to ``out``, resuming where it was killed; returns the number of rows.
