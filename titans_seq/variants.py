@@ -2,6 +2,7 @@
 
 import functools
 import math
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +66,8 @@ def _prepare(source: str, fasta: str, inputs: list[Path], scoring: Scoring, **op
     score, window = scoring.score or default_score(model), scoring.window or _window(source)
     named = data_file(scoring.aliases) if scoring.aliases else None
     file = data_file(fasta)
+    if scoring.resume and not file.is_file():
+        raise UsageError("--resume needs the genome as a file: what came through stdin or a pipe is gone.")
     inputs = [file, *inputs, *([named] if named else [])]
     facts = {"score": score, "window": window, "both_strands": scoring.both_strands}
     key = identity(source, inputs, **facts, batch_size=scoring.batch_size, **options)
@@ -154,11 +157,16 @@ class _MutationFile(RowFile):
         """Draw the picture, then the table."""
         from titans_seq.report.plots import mutation_plot  # on use: what draws takes a second to import
 
-        rows = list(self.rows())
-        names = [name for name in rows[0] if name not in _PLACE]
-        scores = {name: np.array([row[name] for row in rows], float).reshape(-1, len(_BASES)) for name in names}
-        reference = "".join(row["ref"] for row in rows[:: len(_BASES)])
-        mutation_plot(reference, scores, picture_of(self.out), first=rows[0]["position"], title=self.title)
+        positions, reference = array("q"), bytearray()
+        found: dict[str, array[float]] = {}
+        for row in self.rows():
+            for name in (name for name in row if name not in _PLACE):
+                found.setdefault(name, array("d")).append(math.nan if row[name] is None else row[name])
+            if row["alt"] == _BASES[0]:
+                positions.append(row["position"])
+                reference += row["ref"].encode()
+        scores = {name: np.array(values).reshape(-1, len(_BASES)) for name, values in found.items()}
+        mutation_plot(reference.decode(), scores, picture_of(self.out), first=positions[0], title=self.title)
         return super().convert(draft)
 
 

@@ -152,7 +152,9 @@ def described(header: Sequence[str], fields: Mapping[str, str], source: str) -> 
     """The header with the INFO fields that are added, each with its description, and where they are from."""
     *lines, columns = header
     own = re.compile(rf"##INFO=<ID=({'|'.join([*map(re.escape, fields), MATCH])}),")
-    kept = [line for line in lines if not own.match(line)] or ["##fileformat=VCFv4.2"]
+    kept = [line for line in lines if not own.match(line)]
+    if not kept or not kept[0].startswith("##fileformat="):
+        kept.insert(0, "##fileformat=VCFv4.2")
     more = [
         f'##INFO=<ID={name},Number=A,Type=Float,Description="{_in_quotes(about)}">' for name, about in fields.items()
     ]

@@ -271,6 +271,7 @@ def _distributions(axes: Axes, values: Mapping[str, list[float]]) -> None:
 # --- every change of a region
 
 COLUMNS, LINES = 120, 10  # of a heat map: a column is so many bases that no more lines are needed
+SATURATED = 99.5  # percentile of the scores from which on no colour is deeper
 BASES = "ACGT"
 
 
@@ -288,17 +289,20 @@ def mutation_plot(reference: str, scores: Mapping[str, np.ndarray], out: Path, *
         first: position of the first base.
         title: of the picture.
     """
-    step = -(-len(reference) // (COLUMNS * LINES))
-    width = min(COLUMNS, -(-len(reference) // step))
+    step = -(-len(reference) // (COLUMNS * max(1, LINES // len(scores))))
+    columns = -(-len(reference) // step)
+    width = -(-columns // -(-columns // COLUMNS))
     starts = range(0, len(reference), width * step)
-    size = (1.6 + width * 0.105 if width > 40 else 6.0, 0.8 + 1.05 * len(starts) * len(scores))
+    size = (max(6.0, 1.6 + width * 0.115), 0.9 + 1.2 * len(starts) * len(scores))
     figure = _figure(*size)
     panels = figure.subplots(len(starts) * len(scores), 1, squeeze=False)[:, 0]
     for number, (name, values) in enumerate(scores.items()):
         mine = panels[number * len(starts) : (number + 1) * len(starts)]
         strongest = _strongest(values, step)
-        most = float(np.nanmax(np.abs(strongest), initial=0)) or 1.0
-        lowest = -most if np.nanmin(strongest, initial=0) < 0 else 0.0
+        known = strongest[np.isfinite(strongest)]
+        most = float(np.percentile(np.abs(known), SATURATED)) if len(known) else 0.0
+        most = most or 1.0
+        lowest = -most if (known < 0).any() else 0.0
         for axes, start in zip(mine, starts, strict=True):
             column = start // step
             line = np.full((width, len(BASES)), np.nan)
@@ -307,12 +311,16 @@ def mutation_plot(reference: str, scores: Mapping[str, np.ndarray], out: Path, *
             colours = "RdBu" if lowest < 0 else "Blues"
             image = axes.imshow(line.T, cmap=colours, vmin=lowest, vmax=most, aspect="auto", interpolation="nearest")
             _bases_of(axes, reference[start : start + width * step] if step == 1 else "", width)
-            ticks = np.arange(0, len(part), 10 if width > 20 else 5)
-            axes.set_xticks(ticks, [f"{first + start + tick * step:,}" for tick in ticks], fontsize=7.5)
+            places = first + start + step * np.arange(len(part))
+            every = step * (10 if width > 30 else 5)
+            ticks = np.flatnonzero(places // every != (places - step) // every)
+            axes.set_xticks(ticks, [f"{place:,}" for place in places[ticks]], fontsize=7.5)
             axes.set_yticks(range(len(BASES)), list(BASES), fontsize=8.5)
             axes.tick_params(length=2, colors=INK)
             axes.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=list(mine), pad=0.01, aspect=8 + 9 * len(starts), shrink=0.9)
+        bar = figure.colorbar(
+            image, ax=list(mine), pad=0.01, aspect=9 * len(starts), extend="both" if lowest else "max"
+        )
         bar.set_label(_shown(name.replace("_", " "), 30), fontsize=9, color=INK, parse_math=False)
         bar.ax.tick_params(labelsize=8, colors=INK)
         bar.outline.set_visible(False)
@@ -334,11 +342,10 @@ def _strongest(values: np.ndarray, step: int) -> np.ndarray:
 
 def _bases_of(axes: Axes, bases: str, width: int) -> None:
     """Mark the cells of the bases that stand there."""
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6 if width > 60 else 7.5, "color": "#56606b"}
     for column, base in enumerate(bases):
         if base in BASES:
-            axes.text(
-                column, BASES.index(base), base, ha="center", va="center", fontsize=6 if width > 60 else 7.5, color=GREY
-            )
+            axes.text(column, BASES.index(base), base, **style)
 
 
 # --- benchmarks
