@@ -17,11 +17,18 @@ HERE = Path(__file__).parent
 LIBRARIES = ("torch", "lightning", "numpy", "scikit-learn")
 
 
-def arguments(about: str) -> argparse.Namespace:
-    """Parse ``--work`` (runs and cut files) and ``--threads``, and find the real data in ``TITANS_SEQ_DATA``."""
+def arguments(about: str, *more: tuple[str, str]) -> argparse.Namespace:
+    """Parse ``--work`` (runs and cut files), ``--threads`` and ``more``, and find the real data in ``TITANS_SEQ_DATA``.
+
+    Args:
+        about: said by ``--help``.
+        more: options of text that a benchmark has of its own, each with its help.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder for runs and cut files")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    for name, what in more:
+        parser.add_argument(name, help=what)
     options = parser.parse_args()
     data = os.environ.get("TITANS_SEQ_DATA")
     if not data:

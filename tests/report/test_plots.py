@@ -13,10 +13,12 @@ from titans_seq.report.plots import (
     Chart,
     Panel,
     Share,
+    _strongest,
     accuracy_plot,
     bits,
     forecast_plot,
     likelihood_plot,
+    mutation_plot,
     scaling_plot,
     training_curve,
 )
@@ -108,6 +110,26 @@ def test_likelihood_of_any_length_with_gaps(tmp_path: Path, length: int) -> None
 def test_a_sequence_of_n_alone_is_drawn_as_a_gap(tmp_path: Path) -> None:
     likelihood_plot(np.full(5000, 4, np.uint8), np.zeros(5000), tmp_path / "a.png", spans={"coding": [(0, 10)]})
     shown(tmp_path / "a.png")
+
+
+def test_changes_of_any_length(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for length, kinds in ((1, 1), (12, 2), (130, 1), (2000, 2)):
+        reference = "".join(rng.choice(list("ACGTN"), length))
+        scores = {f"score_{kind}": rng.standard_normal((length, 4)) * (-1) ** kind for kind in range(kinds)}
+        scores["score_0"][reference == "N"] = np.nan
+        mutation_plot(reference, scores, tmp_path / "x.png", first=99, title="chr1")
+        picture = imread(tmp_path / "x.png")
+        assert 300 < picture.shape[0] < 3000 and 800 < picture.shape[1] < 3000
+    for nothing in (np.full((9, 4), np.nan), np.zeros((9, 4))):
+        mutation_plot("N" * 9, {"llr": nothing}, tmp_path / "x.png", first=1)
+    assert shown(tmp_path / "x.png")
+
+
+def test_a_column_of_several_positions_shows_the_strongest_change() -> None:
+    values = np.array([[0, 1, np.nan], [-3, 0.5, np.nan], [2, np.nan, np.nan], [1, -1, 4]])
+    np.testing.assert_array_equal(_strongest(values, 3), [[-3, 1, np.nan], [1, -1, 4]])
+    np.testing.assert_array_equal(_strongest(values, 1), values)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 400])

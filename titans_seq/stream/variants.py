@@ -101,12 +101,12 @@ class PredictionDifference(Score):
     """Of a fine-tuned model: how much each number that it predicts changes."""
 
     def __init__(self, model: SequenceModel):
-        self.model = model
-        self.names = list(self._numbers([np.zeros(1, np.uint8)]))
-        if isinstance(model.head, LanguageHead) or not self.names:
+        self.model, language = model, isinstance(model.head, LanguageHead)
+        self.names = [] if language else list(self._numbers([np.zeros(1, np.uint8)]))
+        if not self.names:
             raise UsageError(
                 f"--score prediction asks a model that predicts numbers of a sequence, and this is one of task "
-                f"{model.task.kind}. Give --score {'llr' if isinstance(model.head, LanguageHead) else 'embedding'}."
+                f"{model.task.kind}. Give --score {'llr' if language else 'embedding'}."
             )
         self.columns = {f"delta_{name}": f"{name} of the window with ALT, less that with REF" for name in self.names}
 
@@ -139,11 +139,11 @@ def default_score(model: SequenceModel) -> str:
 
 
 def _batches(codes: Sequence[np.ndarray], batch_size: int, pad: bool) -> Iterator[list[int]]:
-    """Places of the sequences that are read side by side; of one length where padding would show."""
-    order = list(range(len(codes))) if pad else sorted(range(len(codes)), key=lambda i: len(codes[i]))
+    """Places of the sequences that are read side by side: of one length, or with ``pad`` of like lengths."""
+    most = 2 if pad else 1
     held: list[int] = []
-    for place in order:
-        if held and (len(held) == batch_size or not (pad or len(codes[place]) == len(codes[held[0]]))):
+    for place in sorted(range(len(codes)), key=lambda place: len(codes[place])):
+        if held and (len(held) == batch_size or len(codes[place]) > most * len(codes[held[0]])):
             yield held
             held = []
         held.append(place)
