@@ -68,6 +68,9 @@ def alleles_in_window(site: Site, length: int, genome: Reference) -> list[np.nda
 class CheckedVcf:
     """The variants of a VCF on a genome, all read once beforehand and held against it.
 
+    ``header`` has the lines of its header; ``lines``, ``scored``, ``sequences`` and ``mismatches`` count its rows, the
+    alleles that are scored, the windows that they need, and the rows whose REF is not what the genome has.
+
     Args:
         path: the VCF, a file: it is read again for its sites.
         genome: where its variants are.
@@ -148,9 +151,11 @@ class CheckedVcf:
         count = f"{self.mismatches:,} of {self.lines:,} rows ({share:.1%})"
         other = share > MOST_MISMATCHES
         if self.on_mismatch == "error" or (other and self.mismatches > 1):
-            guess = "Is the VCF of another assembly? Give the genome that it was made with" if other else ""
-            leave = "leave such rows unscored with --on-ref-mismatch skip, or score them too with flag"
-            remedy = (guess or leave[0].upper() + leave[1:]) + "."
+            remedy = (
+                "Is the VCF of another assembly? Give the genome that it was made with."
+                if other
+                else "Leave such rows unscored with --on-ref-mismatch skip, or score them too with flag."
+            )
             raise InputError(f"{shown(self.path)}: {first}; so it is in {count}. {remedy}")
         done = "are not scored" if self.on_mismatch == "skip" else "are scored with the VCF's REF"
         warn(f"{shown(self.path)}: REF is not what the genome has in {count}, which {done}; first {first}.")
