@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from titans_seq.blocks import MAC, MAG, Block, BlocksConfig, Hybrid
-from titans_seq.embedding import Embedding, Nucleotides
+from titans_seq.blocks import MAC, MAG, Block, BlocksConfig, Direction, Hybrid, Whole
+from titans_seq.embedding import Embedding, Nucleotides, Turn, other_strand
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import MemoryState
 from titans_seq.miras.choice import Choice
@@ -24,6 +25,10 @@ class BackboneConfig(Choice):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     block: BlocksConfig = MAG()
     memory: MemoryConfig = MemoryConfig()
+    direction: Direction = Field(default="forward", description="both: each block has a second memory, from the end.")
+    equivariant: bool = Field(
+        default=False, description="Read both strands with the same weights: the other strand's rows are these, turned."
+    )
     embedding: Embedding = Nucleotides()
 
     @model_validator(mode="before")
@@ -49,16 +54,33 @@ class BackboneConfig(Choice):
             )
         if isinstance(self.block, Hybrid) and self.depth < 2:
             raise ValueError(f"block: hybrid has memory and attention in turn: depth {self.depth} must be 2 or more")
+        if self.equivariant and not isinstance(self.embedding, Nucleotides):
+            raise ValueError("equivariant: true is of DNA's two strands, and a series has none")
         return self
 
     @property
     def causal(self) -> bool:
         """Whether no output depends on a later input."""
+        return not self.whole and self.padded
+
+    @property
+    def whole(self) -> bool:
+        """Whether a sequence is read from both ends, so that it must be there as a whole: no state is carried."""
+        return self.direction == "both" or self.equivariant
+
+    @property
+    def padded(self) -> bool:
+        """Whether what pads a sequence leaves its rows as they are."""
         return not (isinstance(self.block, MAC) and self.block.mode == "paper")
 
 
 class Backbone(nn.Module):
-    """Tokens (B, T) or patches (B, T, F) → (B, T, D)."""
+    """Tokens (B, T) or patches (B, T, F) → (B, T, D).
+
+    With ``equivariant`` tokens (B, T) → (B, T, 2 D): a row's first half is of its base, the second of the base
+    opposite, read along the other strand by the same embedding and blocks. The rows of the other strand are therefore
+    the same, turned around, with halves swapped (RCPS, as in Caduceus-PS, arXiv 2403.03234). Strands meet in the head.
+    """
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
@@ -68,20 +90,58 @@ class Backbone(nn.Module):
         c = config
         self.embedding = c.embedding.build(c.width)
         self.blocks: Any = nn.ModuleList(
-            Block(c.width, c.heads, max(1, round(c.ffn * c.width)), c.dropout, c.block.at(level), c.memory)
+            Block(c.width, c.heads, max(1, round(c.ffn * c.width)), c.dropout, c.block.at(level), c.memory, c.direction)
             for level in range(c.depth)
         )
         self.norm = nn.RMSNorm(c.width, eps=1e-6)
 
     def initial_state(self, batch: int) -> MemoryState:
-        """State before the first token of ``batch`` streams."""
+        """State before the first token of ``batch`` streams; empty where whole sequences are read."""
+        if self.config.whole:
+            return MemoryState()
+        return self._start(batch)
+
+    def _start(self, batch: int) -> MemoryState:
         return MemoryState(layers=tuple(block.mixer.initial_state(batch) for block in self.blocks))
 
     def forward(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
-        """Read x after what ``state`` has read (nothing, when None); returns hidden rows and the next state."""
-        state = self.initial_state(x.shape[0]) if state is None else state
-        unit = getattr(self.config.block, "segment", self.config.memory.chunk_size)
-        return in_pieces(self._read, self, x, state, unit, self.recompute, self.truncate)
+        """Read x after what ``state`` has read (nothing, when None); returns hidden rows and the next state.
+
+        Raises:
+            ValueError: if a backbone that reads whole sequences is asked to go on.
+        """
+        if not self.config.whole:
+            return self._stream(x, self.initial_state(x.shape[0]) if state is None else state)
+        if state is not None and state.position:
+            raise ValueError(
+                f"A backbone that reads sequences from both ends cannot go on after {state.position} tokens: "
+                "give whole sequences, or set direction to forward and equivariant to false."
+            )
+        return self._whole(x), MemoryState(position=x.shape[1])
+
+    @property
+    def _unit(self) -> int:
+        return getattr(self.config.block, "segment", self.config.memory.chunk_size)
+
+    def _stream(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
+        return in_pieces(self._read, self, x, state, self._unit, self.recompute, self.truncate)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """Hidden rows of whole sequences, on both strands where that is asked for."""
+        if not self.config.equivariant:
+            return self._from_ends(x)
+        turn = Turn(x)
+        own, other = self._from_ends(torch.cat([x, other_strand(x)])).chunk(2)
+        return torch.cat([own, turn(other)], -1)
+
+    def _from_ends(self, x: Tensor) -> Tensor:
+        if self.config.direction == "forward":
+            return self._stream(x, self._start(len(x)))[0]
+        whole = Whole(Turn(x), self._unit, self.recompute, self.truncate)
+        hidden = self.embedding(x)
+        for block in self.blocks:
+            hidden, _ = block(hidden, whole)
+        return self.norm(hidden)
 
     def _read(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         hidden, layers = self.embedding(x), []

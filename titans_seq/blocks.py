@@ -1,12 +1,13 @@
 """Sequence mixers of the backbone: memory as context, gate or layer, memory alone, attention alone (Titans, section 4).
 
 Each takes (B, T, D) and a `MemoryState`, and one pass equals any split. Persistent tokens are written to the
-memory once, when a stream begins, as a chunk of their own: they are part of a mixer's `initial_state`.
+memory once, when a stream begins, as a chunk of their own: they are part of a mixer's `initial_state`. Two of a kind
+read whole windows from both ends (`BothEnds`).
 
 To add one: a config class with ``build``, a module, and its name in `BlockConfig`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 
 from titans_seq.attention import Attention
 from titans_seq.delta_memory import build_memory
+from titans_seq.embedding import Turn
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import MemoryState
 from titans_seq.miras.choice import Choice
+from titans_seq.pieces import in_pieces
 
+Direction = Literal["forward", "both"]
 Persistent = Annotated[int, Field(ge=0, le=1024, description="Persistent tokens, N_p.")]
 Window = Annotated[int, Field(ge=1, description="Rows that attention sees, the own one included.")]
 
@@ -187,6 +191,57 @@ class MACMixer(Mixer):
         return torch.cat(rows, 1) if rows else x, state
 
 
+class Whole(NamedTuple):
+    """How a whole window is read from both ends: what a block is given in place of a `MemoryState`."""
+
+    turn: Turn
+    unit: int  # and the rest: see `in_pieces`
+    recompute: bool | None = None
+    truncate: int | None = None
+
+
+TIED = ("memory.project", "memory.out_gate", "attention.project")
+
+
+class BothEnds(nn.Module):
+    r"""Two mixers of a kind, one from each end: $y = f(x) + \mathrm{turn}(g(\mathrm{turn}(x)))$, (B, T, D) → (B, T, D).
+
+    Each has a memory of its own: initial weights, gates, convolutions, persistent tokens. What they make queries, keys,
+    values and the output's gate with is one (as Caduceus, arXiv 2403.03234, ties the projections of a BiMamba);
+    the projection of what was read is not, or attention could not tell its left from its right.
+    """
+
+    def __init__(self, ahead: Mixer, back: Mixer):
+        super().__init__()
+        self.ahead, self.back = ahead, back
+        for name in (name for name, _ in ahead.named_modules() if name in TIED):
+            part, _, layer = name.partition(".")
+            setattr(back.get_submodule(part), layer, ahead.get_submodule(name))
+        self.register_state_dict_post_hook(_leave_tied)
+        self.register_load_state_dict_pre_hook(_fill_tied)
+
+    def forward(self, x: Tensor, whole: Whole) -> tuple[Tensor, Whole]:
+        """(B, T, D) → (B, T, D); padding reaches no row before it."""
+        ahead, back = self._one(self.ahead, x, whole), self._one(self.back, whole.turn(x), whole)
+        return ahead + whole.turn(back), whole
+
+    def _one(self, mixer: Mixer, x: Tensor, whole: Whole) -> Tensor:
+        state = mixer.initial_state(len(x))
+        return in_pieces(mixer, mixer, x, state, whole.unit, whole.recompute, whole.truncate)[0]
+
+
+def _leave_tied(module: BothEnds, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Save what is tied once."""
+    for name in TIED:
+        state.pop(f"{prefix}back.{name}.weight", None)
+
+
+def _fill_tied(module: BothEnds, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in TIED:
+        if f"{prefix}ahead.{name}.weight" in state:
+            state[f"{prefix}back.{name}.weight"] = state[f"{prefix}ahead.{name}.weight"]
+
+
 class BlockChoice(Choice):
     """What every kind of block has; a subclass adds ``kind`` and ``mixer``."""
 
@@ -276,15 +331,26 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + SwiGLU(norm(x)) (Llama's form)."""
 
-    def __init__(self, width: int, heads: int, ffn: int, dropout: float, block: BlockChoice, memory: MemoryConfig):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        ffn: int,
+        dropout: float,
+        block: BlockChoice,
+        memory: MemoryConfig,
+        direction: Direction = "forward",
+    ):
         super().__init__()
         self.norm_mixer, self.norm_ffn = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
         self.mixer = block.mixer(width, heads, memory, block)
+        if direction == "both":
+            self.mixer = BothEnds(self.mixer, block.mixer(width, heads, memory, block))
         self.ffn = SwiGLU(width, ffn)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        """(B, T, D) → (B, T, D)."""
+    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """(B, T, D) → (B, T, D), with a `MemoryState`, or from both ends with a `Whole`."""
         y, state = self.mixer(self.norm_mixer(x), state)
         x = x + self.dropout(y)
         return x + self.dropout(self.ffn(self.norm_ffn(x))), state
