@@ -41,7 +41,18 @@ class Recipe(Choice):
         if self.training.first_length and not hasattr(self.task, "cut"):
             raise ValueError(f"training.first_length cuts windows of a language model; the task is {self.task.kind}")
         if self.task.causal and not self.backbone.causal:
-            raise ValueError(f"task {self.task.kind} needs a causal backbone: its block.mode must be causal")
+            raise ValueError(
+                f"task {self.task.kind} needs a causal backbone, whose rows have seen nothing that they predict: "
+                "direction must be forward, equivariant false (the other strand is read from the end) and "
+                "block.mode causal"
+            )
+        if getattr(self.task, "two_sided", False) and self.backbone.causal:
+            raise ValueError(
+                f"task {self.task.kind} needs a backbone that sees what stands behind a mask: set backbone.direction "
+                "to both"
+            )
+        if self.backbone.equivariant and self.task.field != "genomics":
+            raise ValueError(f"equivariant: true is of DNA's two strands, and task {self.task.kind} reads series")
         return self
 
     def text(self) -> str:

@@ -1,14 +1,16 @@
 """Where a recipe's data come from: a source reads its files, fits the task to them and gives training items."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from titans_seq.data.held_out import HeldOut, read_region
 from titans_seq.data.record import LOWER, Record, Series, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, SeriesWindows
+from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
 from titans_seq.errors import InputError, warn
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import data_file
@@ -23,20 +25,35 @@ class Parts(NamedTuple):
 
 
 class FastaSource(Choice):
-    """Records to model base by base; the last part of each is held out for validation."""
+    """Records to model base by base; for validation regions are held out, or else the last part of each record."""
 
     kind: Literal["fasta"] = "fasta"
-    streamed: ClassVar[bool] = True  # a model is measured on it record by record, however long they are
-    reading: ClassVar[tuple[str, ...]] = ()  # what another file like this one is likely to need too
+    streamed: ClassVar[bool] = True  # a causal model is measured on it record by record, however long they are
+    reading: ClassVar[tuple[str, ...]] = ("length",)  # what another file like this one is likely to need too
     paths: tuple[str, ...] = Field(min_length=1)
     length: int = Field(default=1024, ge=2, description="Bases a training window.")
-    validation: float = Field(default=0.05, gt=0, lt=1, description="Share of each record, at its end.")
+    validation: float = Field(
+        default=0.05, gt=0, lt=1, description="Share of each record, at its end, where no regions are given."
+    )
+    validation_regions: tuple[str, ...] = Field(
+        default=(), description="Names of records, or NAME:START-END (0-based, half-open as in BED), to validate with."
+    )
+    test_regions: tuple[str, ...] = Field(
+        default=(), description="Likewise, neither trained on nor validated with: kept for a test."
+    )
     reverse_complement: bool = Field(default=True, description="Train on both strands.")
     softmask: Literal["keep", "ignore", "weight"] = Field(
         default="keep",
         description="Bases in lower case (repeats): as all others; no targets; or of weight 0.1 in training and no "
         "targets in validation.",
     )
+
+    @field_validator("validation_regions", "test_regions")
+    @classmethod
+    def _regions(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for text in given:
+            read_region(text)
+        return given
 
     def files(self) -> list[Path]:
         """The files that are read."""
@@ -48,33 +65,60 @@ class FastaSource(Choice):
         return cls(paths=(path,), **reading)
 
     def parts(self, task: Any, seed: int) -> Parts:
-        """Windows of the first part of every record, and of its end."""
-        from titans_seq.data.fasta import read_fasta
-
-        train, validation = [], []
+        """Windows to train on, and windows of what is held out for validation."""
         # the weights of Benegas et al., PNAS 2023 (GPN)
         weights = {"keep": (1.0, 1.0), "ignore": (0.0, 0.0), "weight": (0.1, 0.0)}[self.softmask]
-        keep_case = weights != (1.0, 1.0)
-        for record in (record for file in self.files() for record in read_fasta(file, keep_case=keep_case)):
-            cut = len(record) - max(1, round(self.validation * len(record)))
-            train.append(Record(record.id, record.codes[:cut]))
-            validation.append(Record(record.id, record.codes[cut:]))
+        train, validation = self._held_out(weights != (1.0, 1.0))
         for part, weight in zip((train, validation), weights, strict=True):
             if not any(((r.codes if weight == 0 else r.codes & (LOWER - 1)) < 4).any() for r in part):
                 case = " in upper case" if weight == 0 else ""
                 remedy = " or softmask: keep" if weight == 0 else ""
                 raise InputError(
                     f"{', '.join(self.paths)}: too few bases A, C, G, T{case} to train on and validate with. "
-                    f"Give longer records{remedy}."
+                    f"Give longer records, or hold out less{remedy}."
                 )
-        if short := [t.id for t, v in zip(train, validation, strict=True) if len(v) and not len(t)]:
+        if short := [r.id for r in train if not len(r)]:
             records = "1 record is" if len(short) == 1 else f"{len(short):,} records are"
             warn(f"{', '.join(self.paths)}: {records} of one base and not trained on; first {quoted(short[0])}.")
         return Parts(
             task,
-            GenomeWindows([r for r in train if len(r)], self.length, self.reverse_complement, weights[0]),
-            GenomeWindows([r for r in validation if len(r)], self.length, False, weights[1]),
+            self._windows([r for r in train if len(r)], task, self.reverse_complement, weights[0]),
+            self._windows(validation, task, False, weights[1]),
         )
+
+    def evaluation(self, task: Any) -> Items:
+        """Windows of all records, for a model that does not read them as streams."""
+        return self._windows(list(self._records()), task, False, every=True)
+
+    def _records(self, keep_case: bool = False) -> Iterator[Record]:
+        from titans_seq.data.fasta import read_fasta
+
+        return (record for file in self.files() for record in read_fasta(file, keep_case=keep_case))
+
+    def _held_out(self, keep_case: bool) -> tuple[list[Record], list[Record]]:
+        """Pieces of records to train on, which may be empty, and to validate with."""
+        held = HeldOut(self.validation_regions, self.test_regions)
+        names, train, validation = [], [], []
+        for record in self._records(keep_case):
+            names.append(record.id)
+            for piece, use in held.pieces(record):
+                if use == 1:
+                    validation.append(piece)
+                elif use == 0 and self.validation_regions:
+                    train.append(piece)
+                elif use == 0:
+                    cut = len(piece) - max(1, round(self.validation * len(piece)))
+                    train.append(Record(piece.id, piece.codes[:cut]))
+                    validation.append(Record(piece.id, piece.codes[cut:]))
+        held.must_be_known(names)
+        return train, validation
+
+    def _windows(
+        self, records: list[Record], task: Any, reverse: bool, lower: float = 1.0, every: bool = False
+    ) -> Items:
+        """Windows as ``task`` reads them: with masks, where it has a share of ``masked`` bases."""
+        windows = GenomeWindows(records, self.length, reverse, lower)
+        return MaskedWindows(windows, task.masked, every) if hasattr(task, "masked") else windows
 
 
 class SequenceSource(Choice):

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from titans_seq.data.record import LOWER, Record, Series
 
 Item = dict[str, np.ndarray]
-N, BEGIN, PAD = 4, 5, 6  # of the token vocabulary; codes 0-3 are A C G T
+N, BEGIN, PAD, MASK = 4, 5, 6, 7  # of the token vocabulary; codes 0-3 are A C G T
 
 
 class Items(Protocol):
@@ -84,6 +84,46 @@ class GenomeWindows:
             for row, item in zip(batch["weight"], items, strict=True):
                 row[: len(item["weight"])] = item["weight"]
         return batch
+
+
+class MaskedWindows:
+    """Windows of which bases are masked; an item holds ``tokens`` (T,) and the bases ``masked`` (T,), N where none is.
+
+    In training each base is asked for with probability ``rate``: of these 80 % read as MASK, 10 % as a base at random
+    and 10 % as they are (BERT, arXiv 1810.04805, section 3.1). Otherwise every n-th reads as MASK, n = 1 / ``rate``,
+    from a place that moves from item to item.
+
+    Args:
+        windows: what is read.
+        rate: share of the bases that are asked for.
+        every: take each window n times instead, so that each of its bases is asked for once.
+    """
+
+    def __init__(self, windows: GenomeWindows, rate: float, every: bool = False):
+        self.windows, self.rate = windows, rate
+        self.step = max(1, round(1 / rate))
+        self.times = self.step if every else 1
+
+    def __len__(self) -> int:
+        return len(self.windows) * self.times
+
+    def item(self, index: int, rng: Generator | None) -> Item:
+        """A window with masks, drawn where random numbers are given."""
+        window = self.windows.item(index // self.times, rng)
+        codes = window["tokens"]
+        base = codes < N
+        if rng is None:
+            asked = base & (np.arange(len(codes)) % self.step == index % self.step)
+            read = np.where(asked, MASK, codes)
+        else:
+            asked = base & (rng.random(len(codes)) < self.rate)
+            how, drawn = rng.random(len(codes)), rng.integers(0, N, len(codes))
+            read = np.where(asked & (how < 0.8), MASK, np.where(asked & (how < 0.9), drawn, codes))
+        return {**window, "tokens": read, "masked": np.where(asked, codes, N)}
+
+    def collate(self, items: list[Item]) -> Item:
+        """Batch of windows, and ``masked`` (B, T), int64, padded on the right."""
+        return {**self.windows.collate(items), "masked": padded([item["masked"] for item in items])}
 
 
 class LabelledSequences:

@@ -10,5 +10,6 @@ from pydantic import Field
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.forecasting import Forecasting
 from titans_seq.tasks.language import LanguageModel
+from titans_seq.tasks.masked import MaskedLanguageModel
 
-Task = Annotated[LanguageModel | Classification | Forecasting, Field(discriminator="kind")]
+Task = Annotated[LanguageModel | MaskedLanguageModel | Classification | Forecasting, Field(discriminator="kind")]

@@ -1,0 +1,101 @@
+"""Masked language modelling: each masked nucleotide from those on both sides of it."""
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from titans_seq.embedding import Embedding, N, Nucleotides
+from titans_seq.miras.choice import Choice
+from titans_seq.tasks.language import Likelihood
+
+
+class MaskedHead(nn.Module):
+    """Hidden rows to the probabilities of A, C, G, T at their own places."""
+
+    behind: ClassVar[bool] = False  # a row has read its own token
+    stranded: ClassVar[bool] = True  # a base is of one strand
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.logits = nn.Linear(width, N)
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Tokens (B, T), masks among them."""
+        return batch["tokens"]
+
+    def bases(self, hidden: Tensor) -> Tensor:
+        """Logits of A, C, G, T (B, T, 4); of an equivariant backbone the mean of what both strands say.
+
+        The other strand's row says what stands opposite: the same weights, read from T to A.
+        """
+        if hidden.shape[-1] == self.logits.in_features:
+            return self.logits(hidden)
+        own, other = hidden.chunk(2, -1)
+        return (self.logits(own) + self.logits(other).flip(-1)) / 2
+
+    def start(self, batch: dict[str, Tensor]) -> Likelihood:
+        """Nothing read."""
+        zero = torch.zeros(len(batch["tokens"]), dtype=torch.float64, device=batch["tokens"].device)
+        return Likelihood(zero, zero)
+
+    def fold(self, so_far: Likelihood, hidden: Tensor, batch: dict[str, Tensor]) -> Likelihood:
+        """Add the masked bases of hidden (B, T, D)."""
+        asked = batch["masked"] < N
+        target = batch["masked"].where(asked, -100)
+        nll = F.cross_entropy(self.bases(hidden).float().transpose(1, 2), target, ignore_index=-100, reduction="none")
+        return Likelihood(so_far.nats - nll.sum(1, dtype=torch.float64), so_far.scored + asked.sum(1))
+
+    def result(self, read: Likelihood) -> Likelihood:
+        """What the loss is made of."""
+        return read
+
+
+class MaskedLanguageModel(Choice):
+    """Predict masked nucleotides from those around them; N is read, and never masked or a target."""
+
+    kind: Literal["masked_language_model"] = "masked_language_model"
+    field: ClassVar[str] = "genomics"
+    causal: ClassVar[bool] = False
+    two_sided: ClassVar[bool] = True  # of what stands behind a mask a causal backbone would tell nothing
+    data: ClassVar[str] = "fasta"
+    monitor: ClassVar[tuple[str, int]] = ("bits_per_masked_nt", -1)
+    masked: float = Field(
+        default=0.15, gt=0, le=0.5, description="Share of the bases that are asked for: 80 % masked, 10 % drawn."
+    )
+
+    def embedding(self) -> Embedding:
+        """How the backbone reads."""
+        return Nucleotides()
+
+    def head(self, width: int) -> MaskedHead:
+        """Hidden rows to logits of A, C, G, T."""
+        return MaskedHead(width)
+
+    def cut(self, batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+        """Each window (B, T) cut into ``rows`` shorter ones; up to rows - 1 tokens at its end are left out."""
+        length = batch["tokens"].shape[1] // rows
+        wide = {name: part for name, part in batch.items() if part.ndim == 2}
+        return {name: part[:, : length * rows].reshape(-1, length) for name, part in wide.items()}
+
+    def loss(self, output: Likelihood, batch: dict[str, Tensor]) -> Tensor:
+        """Mean negative log-likelihood in nats a masked base."""
+        return -(output.nats.sum() / output.scored.sum().clamp(min=1)).float()
+
+    def measures(self, output: Likelihood, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """What `metrics` needs of a batch, a row a window."""
+        return {"log_likelihood": output.nats.cpu().numpy(), "masked_bases": output.scored.cpu().numpy()}
+
+    def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
+        """Bits a masked nucleotide and perplexity over all of them."""
+        bits = -float(rows["log_likelihood"].sum() / max(rows["masked_bases"].sum(), 1)) / math.log(2)
+        perplexity = 2**bits if bits < 1000 else math.inf
+        return {
+            "bits_per_masked_nt": bits,
+            "perplexity": perplexity,
+            "masked_bases": float(rows["masked_bases"].sum()),
+        }
