@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from titans_seq.backbone import Backbone, BackboneConfig
+from titans_seq.embedding import other_strand
 from titans_seq.errors import ModelError
 from titans_seq.files import sha256, whole_folder
 from titans_seq.memory_state import MemoryState
@@ -17,6 +18,14 @@ from titans_seq.tasks import Task
 
 SCHEMA = 1  # of config.json and task.json; a reader refuses what is newer and reads all that is older
 REQUIRED = ("config.json", "task.json", "model.safetensors", "SHA256SUMS")
+
+
+OF_BASES = ("tokens", "masked")  # parts of a batch, (B, T), that hold a base a place
+
+
+def mean_of(a: Any, b: Any) -> Any:
+    """Mean of two outputs of one head, tensors or named tuples of them."""
+    return (a + b) / 2 if isinstance(a, Tensor) else type(a)(*map(mean_of, a, b))
 
 
 def to_tensors(batch: dict[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -36,14 +45,33 @@ class SequenceModel(nn.Module):
         self.backbone = Backbone(backbone)
         self.head = task.head(backbone.width)
 
+    def hidden(
+        self, batch: dict[str, Tensor], state: MemoryState | None = None, head: Any = None
+    ) -> tuple[Tensor, MemoryState]:
+        """Hidden rows (B, T, D) for a head, the model's own if none is given, and the next state.
+
+        Of an equivariant backbone a row is the mean of both strands: those of the other strand are the same, turned
+        around. A head that tells strands apart (``stranded``) gets both halves, (B, T, 2 D).
+        """
+        head = self.head if head is None else head
+        rows, state = self.backbone(head.inputs(batch), state)
+        if self.backbone.config.equivariant and not getattr(head, "stranded", False):
+            rows = rows.unflatten(-1, (2, -1)).mean(-2)
+        return rows, state
+
     def read(self, batch: dict[str, Tensor], so_far: Any, state: MemoryState | None) -> tuple[Any, MemoryState]:
         """Read one block of a stream: fold it into what the head keeps, and carry the memory on."""
-        hidden, state = self.backbone(self.head.inputs(batch), state)
+        hidden, state = self.hidden(batch, state)
         return self.head.fold(so_far, hidden, batch), state
 
     def forward(self, batch: dict[str, Tensor]) -> Any:
         """Read whole inputs from the start."""
         return self.head.result(self.read(batch, self.head.start(batch), None)[0])
+
+    def of_both_strands(self, batch: dict[str, Tensor]) -> Any:
+        """Mean of what whole inputs and their other strands give: the same for both, whatever the model is."""
+        other = {name: other_strand(part) if name in OF_BASES else part for name, part in batch.items()}
+        return mean_of(self(batch), self(other))
 
 
 def save_pretrained(model: SequenceModel, folder: Path, card: str = "") -> None:
@@ -64,9 +92,10 @@ def save_pretrained(model: SequenceModel, folder: Path, card: str = "") -> None:
 def _card(model: SequenceModel) -> str:
     c = model.backbone.config
     count = sum(p.numel() for p in model.parameters())
+    reads = f"direction {c.direction}{', equivariant' if c.equivariant else ''}"
     return (
         f"# titans-seq model\n\n{model.task.kind}, {count:,} parameters: {c.depth} blocks ({c.block.kind}) of width "
-        f"{c.width}, {c.heads} heads, memory {c.memory.structure.kind}, chunk {c.memory.chunk_size}.\n\n"
+        f"{c.width}, {c.heads} heads, {reads}, memory {c.memory.structure.kind}, chunk {c.memory.chunk_size}.\n\n"
         "```python\nfrom titans_seq import load_pretrained\n\nmodel = load_pretrained('THIS FOLDER')\n```\n"
     )
 
@@ -190,7 +219,8 @@ def check_backbone(ours: BackboneConfig, source: str) -> Path:
         ModelError: if the two backbones are not of one build; says what differs.
     """
     folder, theirs, _ = load_config(source)
-    here, there = ours.model_dump(exclude={"dropout"}), theirs.model_dump(exclude={"dropout"})
+    free = {"dropout", "equivariant"}  # the weights are the same with and without
+    here, there = ours.model_dump(exclude=free), theirs.model_dump(exclude=free)
     if different := [f"{key} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]:
         raise ModelError(f"The backbone of {source} cannot be used here: {'; '.join(different)}.")
     return folder

@@ -14,7 +14,7 @@ from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
 from titans_seq.data.fasta import Block, read_blocks
 from titans_seq.data.intervals import interval_kind
-from titans_seq.data.record import Record, Tally, decode, encode
+from titans_seq.data.record import Record, Tally, decode, encode, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.reset import reset_rule
 from titans_seq.data.sequences import WHOLE, each_sequence, is_fasta, read_sequences
@@ -32,6 +32,7 @@ from titans_seq.signals import watching
 from titans_seq.stream import Point, Steps, prefetch
 from titans_seq.stream.sequences import (
     BLOCK,
+    TOGETHER,
     TRACKS,
     Carried,
     Course,
@@ -59,6 +60,7 @@ class Reading(NamedTuple):
     state_in: Path | None = None  # where records start from
     state_out: Path | None = None  # gets the memory after the last record
     reset: str = "record"  # when the memory begins anew: `titans_seq.data.reset.Reset`
+    both_strands: bool = False  # average what a record and its other strand give
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
@@ -92,8 +94,15 @@ def predict(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]
     reading = Reading(**options)
 
     def job(model: SequenceModel, course: Course) -> _Job:
+        if not hasattr(model.task, "columns"):
+            raise ModelError(
+                f"{source} is a model of task {model.task.kind}, which says nothing of a record as it stands. "
+                "Measure it with evaluate, or use its backbone: embed, or finetune --backbone."
+            )
         return _Job(
-            lambda blocks, point: sequence_steps(model, blocks, reading.batch_size, point, course),
+            lambda blocks, point: sequence_steps(
+                model, blocks, reading.batch_size, point, course, both_strands=reading.both_strands
+            ),
             lambda: carried_template(model),
         )
 
@@ -113,7 +122,9 @@ def embed(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
         embedder = Embedder(model.backbone.config.width)
         course = course._replace(start=settled(model, course.start))
         return _Job(
-            lambda blocks, point: sequence_steps(model, blocks, reading.batch_size, point, course, embedder),
+            lambda blocks, point: sequence_steps(
+                model, blocks, reading.batch_size, point, course, embedder, reading.both_strands
+            ),
             lambda: carried_template(model, embedder),
         )
 
@@ -147,7 +158,9 @@ def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **op
                 "Give --track loglik or entropy."
             )
         return _Job(
-            lambda blocks, point: track_steps(model, blocks, reading.batch_size, point, course, wanted),
+            lambda blocks, point: track_steps(
+                model, blocks, reading.batch_size, point, course, wanted, reading.both_strands
+            ),
             lambda: Carried(None, learned_start(model)),
         )
 
@@ -165,8 +178,8 @@ def _tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]
 def _must_be_language_model(source: str, model: SequenceModel) -> None:
     if not isinstance(model.head, LanguageHead):
         raise ModelError(
-            f"{source} is a model of task {model.task.kind}, and this needs a language model. "
-            "Train one with `titans-seq genomics pretrain`."
+            f"{source} is a model of task {model.task.kind}, and this needs a language model, which predicts each base "
+            "from those before it. Train one with `titans-seq genomics pretrain`."
         )
 
 
@@ -194,15 +207,26 @@ def _read(
     course = Course(_start(source, model, reading.state_in), reset, state_out is not None)
     if course.alone or reading.state_in:
         _must_be_causal(source, model)
+    if reading.both_strands and (reading.state_in or course.keep or reset.at == "never"):
+        raise UsageError(
+            "--both-strands reads each record from its end too, and no memory is carried there. "
+            "Leave out --state-in, --state-out and --reset never."
+        )
     steps, template = job(model, course)
     size, sequence = block_size(model.backbone.config), reading_of(source).get("sequence")
     regions = WHOLE if is_fasta(file) else regions_for(source, reading.regions)
+
+    def records_of() -> Iterator[Block]:
+        blocks = blocks_of(file, size, sequence, regions)
+        return _must_be_whole(source, path, blocks) if model.backbone.config.whole else blocks
+
     if reading.dry_run:
-        lengths = [block.start + len(block.codes) for block in blocks_of(file, size, sequence, regions) if block.last]
+        lengths = [block.start + len(block.codes) for block in records_of() if block.last]
         return dry(model, records=len(lengths), bases=sum(lengths))
     inputs = [file, *regions.files(), *([reading.state_in] if reading.state_in else [])]
     options = {"batch_size": reading.batch_size, "reset": reset, "state_out": state_out, **settings}
     options |= {} if regions == WHOLE else {"regions": regions.model_dump_json()}
+    options |= {"both_strands": True} if reading.both_strands else {}
     last = Point()
 
     def keep(point: Point) -> None:
@@ -213,7 +237,7 @@ def _read(
 
     rows = write(
         out,
-        lambda point: steps(prefetch(blocks_of(file, size, sequence, regions)), point),
+        lambda point: steps(prefetch(records_of()), point),
         identity(source, inputs, **options),
         resume=resume,
         template=template,
@@ -235,7 +259,26 @@ def _start(source: str, model: SequenceModel, state_in: Path | None) -> Stream:
     return start
 
 
+def _must_be_whole(source: str, path: str, blocks: Iterable[Block]) -> Iterator[Block]:
+    """Blocks that each are a record."""
+    for block in blocks:
+        if block.start or not block.last:
+            raise InputError(
+                f"{path}: record {quoted(block.id)} has more than {TOGETHER:,} bases, and {source} reads each record as a "
+                "whole, from both ends. Cut it into windows, or use a model that reads forward."
+            )
+        yield block
+
+
 def _must_be_causal(source: str, model: SequenceModel) -> None:
+    if model.backbone.config.whole:
+        how = "from both ends (backbone.direction both)"
+        if model.backbone.config.equivariant:
+            how = "along both strands (backbone.equivariant)"
+        raise ModelError(
+            f"{source} reads each record as a whole, {how}, so it has no memory to carry on. "
+            "Leave out --state-in, --state-out and --reset, or use a model that reads forward."
+        )
     if not model.backbone.config.causal:
         raise UsageError(
             f"{source} reads each segment to its end before it answers (block mode 'paper'), so its memory cannot be "
@@ -383,25 +426,29 @@ def evaluate(
     baseline: bool = True,
     labels: str | None = None,
     label: str | None = None,
+    both_strands: bool = False,
     regions: Mapping[str, Any] = MappingProxyType({}),
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
 
-    A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table.
+    A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table. With
+    ``both_strands`` the mean of what each sequence and its other strand give is measured.
     """
     model = load(source, prepare(device, threads, seed), "genomics")
     kind, cut = SOURCES[model.task.data], regions_for(source, regions)
-    if kind.streamed:
-        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size, cut)
+    if kind.streamed and model.task.causal:
+        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size, cut, both_strands)
     beside = {name: value for name, value in (("labels", labels), ("label", label)) if value}
-    data = kind.of_file(path, **reading_of(source) | beside | {"regions": cut})
+    more = {} if kind.streamed else beside | {"regions": cut}
+    data = kind.of_file(path, **reading_of(source) | more)
     items = data.evaluation(model.task)
     if dry_run:
         return dry(model, items=len(items))
-    found: dict[str, Any] = {"items": len(items), "model": measure(model, items, batch_size, "evaluating")}
+    measured = measure(model, items, batch_size, "evaluating", both_strands)
+    found: dict[str, Any] = {"items": len(items), "model": measured}
     data = data_of(source)
-    if baseline and data is not None:
+    if baseline and data is not None and not data.streamed:
         try:
             train = data.read(data.train)
         except TitansError as error:  # the training table may be gone or changed since
@@ -412,12 +459,15 @@ def evaluate(
     return found
 
 
-def _measured_stream(model: SequenceModel, path: str, batch_size: int, regions: Regions) -> dict[str, Any]:
+def _measured_stream(
+    model: SequenceModel, path: str, batch_size: int, regions: Regions, both_strands: bool
+) -> dict[str, Any]:
     """Metrics of a model that reads each record as one stream, its memory carried from block to block."""
     rows, point = [], Point()
     blocks = blocks_of(data_file(path), block_size(model.backbone.config), regions=regions)
     with Progress("evaluating", "tokens", None) as progress:
-        for ready, after in sequence_steps(model, prefetch(blocks), batch_size, point):
+        steps = sequence_steps(model, prefetch(blocks), batch_size, point, both_strands=both_strands)
+        for ready, after in steps:
             rows += ready
             progress.add(after.tokens - point.tokens)
             point = after

@@ -47,6 +47,9 @@ Reset = Annotated[
         "least LENGTH N; every:LENGTH, also every LENGTH bases.",
     ),
 ]
+BothStrands = Annotated[
+    bool, typer.Option("--both-strands", help="Average over each record and its reverse complement; the work doubles.")
+]
 
 
 _CUTTING: dict[str, Any] = {  # options of `titans_seq.data.regions.Regions`
@@ -163,6 +166,10 @@ def pretrain(
         Literal["keep", "ignore", "weight"],
         typer.Option(help="Bases in lower case: targets as all others, none, or of weight 0.1 (none in validation)."),
     ] = "keep",
+    task: Annotated[
+        str,
+        typer.Option(help="language_model: the next base; masked_language_model: masked bases, read from both ends."),
+    ] = "language_model",
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -171,16 +178,18 @@ def pretrain(
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> Any:
-    """Train a backbone to predict the next nucleotide.
+    """Train a backbone to predict the next nucleotide, or masked ones.
 
     Example: titans-seq genomics pretrain genome.fa.gz --out runs/genome --config dna_small --set training.steps=2000
     """
     from titans_seq.recipe import build
     from titans_seq.run import train
 
+    if task == "masked_language_model" and not start:
+        settings = ["backbone.direction=both", *(settings or [])]
     content = {
         "data": {"kind": "fasta", "paths": [absolute(path) for path in fasta], "softmask": softmask},
-        "task": {"kind": "language_model"},
+        "task": {"kind": task},
         "training": {"batch_size": 8, **({} if sets_length(settings) else {"steps": 1000})},
         "seed": seed,
         "threads": threads,
@@ -264,6 +273,7 @@ def evaluate(
     baseline: Annotated[
         bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")
     ] = True,
+    both_strands: BothStrands = False,
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -290,6 +300,7 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         baseline=baseline,
+        both_strands=both_strands,
         dry_run=dry_run,
     )
     write_json(found, out)
@@ -306,6 +317,7 @@ def predict(
     state_in: StateIn = None,
     state_out: StateOut = None,
     reset: Reset = "record",
+    both_strands: BothStrands = False,
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -330,6 +342,7 @@ def predict(
         state_in=state_in,
         state_out=state_out,
         reset=reset,
+        both_strands=both_strands,
         resume=resume,
         overwrite=overwrite,
         dry_run=dry_run,
@@ -355,6 +368,7 @@ def score(
     state_in: StateIn = None,
     state_out: StateOut = None,
     reset: Reset = "record",
+    both_strands: BothStrands = False,
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -379,6 +393,7 @@ def score(
         state_in=state_in,
         state_out=state_out,
         reset=reset,
+        both_strands=both_strands,
         resume=resume,
         overwrite=overwrite,
         dry_run=dry_run,
@@ -399,6 +414,7 @@ def embed(
     state_in: StateIn = None,
     state_out: StateOut = None,
     reset: Reset = "record",
+    both_strands: BothStrands = False,
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -421,6 +437,7 @@ def embed(
         state_in=state_in,
         state_out=state_out,
         reset=reset,
+        both_strands=both_strands,
         resume=resume,
         overwrite=overwrite,
         dry_run=dry_run,

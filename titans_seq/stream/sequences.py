@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import expand
-from titans_seq.checkpoint import SequenceModel, to_tensors
+from titans_seq.checkpoint import SequenceModel, mean_of, to_tensors
 from titans_seq.data.fasta import Block
 from titans_seq.data.record import quoted
 from titans_seq.data.reset import Reset
-from titans_seq.data.windows import BEGIN, N, padded
-from titans_seq.data.write import Row
+from titans_seq.data.windows import BEGIN, N, padded, reverse_complement
 from titans_seq.errors import NumericFault
 from titans_seq.memory import recorded_surprise
 from titans_seq.memory_state import MemoryState
@@ -25,6 +24,7 @@ from titans_seq.tasks.pooling import Embedder
 
 TRACKS = ("loglik", "entropy", "surprise")
 BLOCK = 4096  # tokens of a long record that are read at once, or the whole segments in so many
+TOGETHER = 2**18  # tokens that are read at once at most, of one record or of several side by side
 
 
 def _batch(
@@ -34,7 +34,9 @@ def _batch(
 
 
 def block_size(config: BackboneConfig) -> int:
-    """Bases of a long record that are read at once: whole segments, where a backbone has them."""
+    """Bases of a long record that are read at once: whole segments, where a backbone has them, or all of it."""
+    if config.whole:
+        return TOGETHER
     segment = getattr(config.block, "segment", 1)
     return segment * max(1, BLOCK // segment)
 
@@ -118,7 +120,9 @@ def _groups(
         if block.record < point.done or (block.record == point.done and block.start < point.inside):
             continue
         whole = side_by_side and block.start == 0 and block.last
-        if waiting and not (whole and (pad or len(block.codes) == len(waiting[0].codes))):
+        alike = whole and (pad or not waiting or len(block.codes) == len(waiting[0].codes))
+        most = max(len(b.codes) for b in (*waiting, block)) * (len(waiting) + 1)
+        if waiting and (not alike or most > TOGETHER):
             yield waiting
             waiting = []
         waiting.append(block)
@@ -134,7 +138,7 @@ def advance(
 ) -> tuple[Tensor, dict[str, Tensor], Stream]:
     """Read codes (n,), one at least, behind a stream: their hidden rows (1, n, D), batch, and the stream after them."""
     batch = _batch([codes], [stream.previous], _device(model))
-    hidden, memory = model.backbone(head.inputs(batch), stream.memory)
+    hidden, memory = model.hidden(batch, stream.memory, head)
     return hidden, batch, Stream(memory, int(codes[-1]) if head.behind else BEGIN)
 
 
@@ -170,13 +174,16 @@ def _read_together(
     """Hidden rows (B, T, D) of whole records side by side, each from ``start``; T is ``more`` than the longest has."""
     longest = max(1, *(len(block.codes) for block in group)) + more
     batch = _batch([block.codes for block in group], [start.previous] * len(group), _device(model), longest)
-    hidden, _ = model.backbone(head.inputs(batch), expand(start.memory, len(group)))
+    hidden, _ = model.hidden(batch, expand(start.memory, len(group)), head)
     return hidden, batch
 
 
 def _past(point: Point, group: list[Block]) -> Point:
     """Where the job stands after whole records that were read together."""
     return Point(point.done + len(group), 0, point.tokens + sum(len(block.codes) for block in group))
+
+
+Found = tuple[list[Block], Any, Point]  # blocks, what was found of each, and where the job stands after them
 
 
 @torch.inference_mode()
@@ -187,38 +194,119 @@ def sequence_steps(
     point: Point,
     course: Course | None = None,
     embed: Embedder | None = None,
+    both_strands: bool = False,
 ) -> Steps:
     """Rows of predictions, or embeddings, for records that come in blocks of one size, one a record, in order.
 
     Records of one block are read side by side; a longer one is streamed alone, block by block, with its memory
-    carried on, so that memory use does not grow with its length.
+    carried on, so that memory use does not grow with its length. With ``both_strands`` a row is made of the mean of
+    what a record and its other strand give, and a record is held as a whole, a byte a base.
     """
     course = Course(learned_start(model)) if course is None else course
     head: Head = model.head if embed is None else embed
     task = model.task if embed is None else embed
-    nothing = _nothing(head, model)
 
-    def rows(group: list[Block], read: Any) -> list[Row]:
-        output = head.result(read)
+    def read(blocks: Iterable[Block], point: Point) -> Iterator[Found]:
+        return _outputs(model, head, blocks, batch_size, point, course)
+
+    size = block_size(model.backbone.config)
+    found = _with_other_strand(read, blocks, batch_size, point, size, _mean_output) if both_strands else None
+    for group, output, after in found or read(blocks, point):
+        if not group:
+            yield [], after
+            continue
         must_be_finite(output, (f"record {quoted(block.id)}" for block in group))
         columns = task.columns(output)
-        return [{"id": block.id, **{c: v[i] for c, v in columns.items()}} for i, block in enumerate(group)]
+        yield [{"id": block.id, **{c: v[i] for c, v in columns.items()}} for i, block in enumerate(group)], after
 
+
+def _outputs(
+    model: SequenceModel, head: Head, blocks: Iterable[Block], batch_size: int, point: Point, course: Course
+) -> Iterator[Found]:
+    """What a head finds of records, a row of tensors a record."""
+    nothing = _nothing(head, model)
     walk = _Walk(model, head, course, point.carried)
     so_far = point.carried.so_far if point.inside else nothing
-    # behind a record of a backbone that is not causal padding would show: it would reach back into it
-    for group in _groups(blocks, point, batch_size, not course.alone, model.backbone.config.causal):
+    # behind a record of a backbone that looks ahead padding would show: it would reach back into it
+    for group in _groups(blocks, point, batch_size, not course.alone, model.backbone.config.padded):
         if len(group) > 1:
             hidden, batch = _read_together(model, head, group, course.start)
             point = _past(point, group)
-            yield rows(group, head.fold(head.start(batch), hidden, batch)), point
+            yield group, head.result(head.fold(head.start(batch), hidden, batch)), point
             continue
         (block,) = group
         so_far = so_far if block.start else nothing
         for hidden, batch in walk.read(block):
             so_far = head.fold(so_far, hidden, batch)
         point = walk.point(point, block, so_far)
-        yield rows(group, so_far) if block.last else [], point
+        yield (group, head.result(so_far), point) if block.last else ([], None, point)
+
+
+def _with_other_strand(
+    read: Callable[[Iterable[Block], Point], Iterator[Found]],
+    blocks: Iterable[Block],
+    batch_size: int,
+    point: Point,
+    size: int,
+    mean: Callable[[list[Block], Any, dict[int, list[Any]]], Any],
+) -> Iterator[Found]:
+    """What ``read`` finds of records, each after its other strand; ``mean`` makes one of both.
+
+    Points are those of the records themselves: a job that goes on inside one reads its other strand again.
+    """
+    for records in _whole_records(blocks, batch_size):
+        if records[-1].record < point.done:
+            continue
+        other: dict[int, list[Any]] = {}
+        for group, found, _ in read(_other_strands(records, size), Point()):
+            for row, block in enumerate(group):
+                other.setdefault(block.record, []).append(_row(found, row))
+            yield [], None, point
+        for group, found, after in read(records, point):
+            point = after
+            yield group, mean(group, found, other) if group else None, point
+
+
+def _whole_records(blocks: Iterable[Block], most: int) -> Iterator[list[Block]]:
+    """Blocks of up to ``most`` whole records, or of fewer that have `TOGETHER` bases."""
+    held: list[Block] = []
+    bases = 0
+    for block in blocks:
+        held.append(block)
+        bases += len(block.codes)
+        if block.last and (bases >= TOGETHER or block.record - held[0].record + 1 == most):
+            yield held
+            held, bases = [], 0
+    if held:
+        yield held
+
+
+def _other_strands(blocks: list[Block], size: int) -> Iterator[Block]:
+    """The other strands of whole records, each read in its own direction, in blocks of ``size`` bases."""
+    for number, group in groupby(blocks, lambda block: block.record):
+        parts = list(group)
+        codes = reverse_complement(np.concatenate([part.codes for part in parts]))
+        for start in range(0, max(1, len(codes)), size):
+            piece = codes[start : start + size]
+            yield Block(number, parts[0].id, start, piece, start + size >= len(codes))
+
+
+def _row(found: Any, row: int) -> Any:
+    """One row of what was found: tensors, named tuples of them, or a list."""
+    if isinstance(found, Tensor):
+        return found[row : row + 1]
+    return found[row] if isinstance(found, list) else type(found)(*(_row(part, row) for part in found))
+
+
+def _stacked(rows: list[Any]) -> Any:
+    """Rows of tensors, or of named tuples of them, as one."""
+    if isinstance(rows[0], Tensor):
+        return torch.cat(rows)
+    return type(rows[0])(*(_stacked(list(parts)) for parts in zip(*rows, strict=True)))
+
+
+def _mean_output(group: list[Block], output: Any, other: dict[int, list[Any]]) -> Any:
+    return mean_of(output, _stacked([other[block.record][0] for block in group]))
 
 
 def settled(model: SequenceModel, stream: Stream) -> Stream:
@@ -238,52 +326,90 @@ def track_steps(
     point: Point,
     course: Course,
     tracks: Sequence[str] = TRACKS,
+    both_strands: bool = False,
 ) -> Steps:
     """Rows of `TrackFile` under a language model, one a block: for every base A, C, G or T
 
     ``loglik``: ln p of the base that stands there, from those before it, in nats;
     ``entropy``: of what was predicted there, in nats;
     ``surprise``: ‖∂ℓ/∂W‖ of the base at the memory that it met, the norm over layers, the mean over heads and blocks.
+
+    With ``both_strands`` each is the mean of its value along the strand and along the other one, where ln p is of the
+    base opposite, from those behind it; a record is held as a whole, with its values along the other strand.
     """
-    head = model.head
-    walk = _Walk(model, head, course, point.carried)
     with recorded_surprise(model) if "surprise" in tracks else nullcontext() as seen:
 
-        def values(hidden: Tensor, batch: dict[str, Tensor], surprise: Tensor | None) -> np.ndarray:
-            """Tracks (B, K, T) of hidden rows (B, T, D); NaN where there is no base."""
-            found: dict[str, Callable[[], Any]] = {
-                "loglik": lambda: head.token_loglik(hidden, batch),
-                "entropy": lambda: head.token_entropy(hidden),
-                "surprise": lambda: surprise,
-            }
-            stacked = torch.stack([found[name]() for name in tracks], 1)
-            return stacked.where(batch["tokens"][:, None] < N, torch.nan).cpu().numpy()
+        def read(blocks: Iterable[Block], point: Point) -> Iterator[Found]:
+            return _values(model, blocks, batch_size, point, course, tracks, seen)
 
-        def row(block: Block, found: np.ndarray) -> Row:
-            if np.isinf(found).any() or np.isnan(found[:, block.codes < N]).any():
-                raise NumericFault(not_finite(f"record {quoted(block.id)}"))
-            return {"chrom": block.id, "start": block.start, "tracks": list(tracks), "values": found}
+        size = block_size(model.backbone.config)
+        found = _with_other_strand(read, blocks, batch_size, point, size, _mean_values) if both_strands else None
+        for group, values, after in found or read(blocks, point):
+            rows = [
+                {"chrom": block.id, "start": block.start, "tracks": list(tracks), "values": part}
+                for block, part in zip(group, values or (), strict=True)
+                if len(block.codes)
+            ]
+            yield rows, after
 
-        for group in _groups(blocks, point, batch_size, not course.alone, pad=True):
-            if len(group) > 1:
-                # a base is read one row behind its own, so the last row needs one more
-                hidden, batch = _read_together(model, head, group, course.start, more=1)
-                surprise = None if seen is None else torch.nn.functional.pad(_met(seen)[:, 1:], (0, 1))
-                found = values(hidden, batch, surprise)
-                point = _past(point, group)
-                yield [row(b, found[i, :, : len(b.codes)]) for i, b in enumerate(group) if len(b.codes)], point
-                continue
-            (block,) = group
-            parts = []
-            for hidden, batch in walk.read(block):
-                surprise = None
-                if seen is not None:
-                    first = _met(seen)[:, 1:]
-                    model.backbone(batch["tokens"][:, -1:], walk.stream.memory)  # the base behind which the walk stands
-                    surprise = torch.cat([first, _met(seen)], 1)
-                parts.append(values(hidden, batch, surprise)[0])
-            point = walk.point(point, block, None)
-            yield [row(block, np.concatenate(parts, 1))] if parts else [], point
+
+def _values(
+    model: SequenceModel,
+    blocks: Iterable[Block],
+    batch_size: int,
+    point: Point,
+    course: Course,
+    tracks: Sequence[str],
+    seen: list[list[Tensor]] | None,
+) -> Iterator[Found]:
+    """Values (K, n) of each block; NaN where there is no base."""
+    head = model.head
+    walk = _Walk(model, head, course, point.carried)
+
+    def values(hidden: Tensor, batch: dict[str, Tensor], surprise: Tensor | None) -> np.ndarray:
+        """Tracks (B, K, T) of hidden rows (B, T, D)."""
+        found: dict[str, Callable[[], Any]] = {
+            "loglik": lambda: head.token_loglik(hidden, batch),
+            "entropy": lambda: head.token_entropy(hidden),
+            "surprise": lambda: surprise,
+        }
+        stacked = torch.stack([found[name]() for name in tracks], 1)
+        return stacked.where(batch["tokens"][:, None] < N, torch.nan).cpu().numpy()
+
+    def finite(block: Block, found: np.ndarray) -> np.ndarray:
+        if np.isinf(found).any() or np.isnan(found[:, block.codes < N]).any():
+            raise NumericFault(not_finite(f"record {quoted(block.id)}"))
+        return found
+
+    for group in _groups(blocks, point, batch_size, not course.alone, pad=True):
+        if len(group) > 1:
+            # a base is read one row behind its own, so the last row needs one more
+            hidden, batch = _read_together(model, head, group, course.start, more=1)
+            surprise = None if seen is None else torch.nn.functional.pad(_met(seen)[:, 1:], (0, 1))
+            found = values(hidden, batch, surprise)
+            point = _past(point, group)
+            yield group, [finite(b, found[i, :, : len(b.codes)]) for i, b in enumerate(group)], point
+            continue
+        (block,) = group
+        parts = [np.empty((len(tracks), 0), np.float32)]
+        for hidden, batch in walk.read(block):
+            surprise = None
+            if seen is not None:
+                first = _met(seen)[:, 1:]
+                model.backbone(batch["tokens"][:, -1:], walk.stream.memory)  # the base behind which the walk stands
+                surprise = torch.cat([first, _met(seen)], 1)
+            parts.append(values(hidden, batch, surprise)[0])
+        point = walk.point(point, block, None)
+        yield group, [finite(block, np.concatenate(parts, 1))], point
+
+
+def _mean_values(group: list[Block], values: list[np.ndarray], other: dict[int, list[np.ndarray]]) -> list[np.ndarray]:
+    """Values of blocks averaged with those along the other strand, of whole records, which are turned around."""
+    found = []
+    for block, own in zip(group, values, strict=True):
+        turned = np.concatenate(other[block.record], 1)[:, ::-1]
+        found.append((own + turned[:, block.start : block.start + own.shape[1]]) / 2)
+    return found
 
 
 def _met(seen: list[list[Tensor]]) -> Tensor:

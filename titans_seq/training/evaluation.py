@@ -27,8 +27,17 @@ def _batches(items: Items, batch_size: int, alike: bool) -> Iterator[list[Item]]
 
 
 @torch.no_grad()
-def evaluate(model: SequenceModel, items: Items, batch_size: int, what: str = "") -> dict[str, float]:
-    """Metrics of ``model``'s task over all items, in order, none dropped; ``what`` names the progress bar.
+def evaluate(
+    model: SequenceModel, items: Items, batch_size: int, what: str = "", both_strands: bool = False
+) -> dict[str, float]:
+    """Metrics of ``model``'s task over all items, in order, none dropped.
+
+    Args:
+        model: what is measured.
+        items: what it is measured on.
+        batch_size: items read side by side.
+        what: names the progress bar; without it there is none.
+        both_strands: measure the mean of what each item and its other strand give.
 
     Raises:
         NumericFault: if the model's output is not finite.
@@ -39,12 +48,13 @@ def evaluate(model: SequenceModel, items: Items, batch_size: int, what: str = ""
     found: dict[str, list[np.ndarray]] = {}
     progress = Progress(what, "windows", len(items))
     progress.quiet = progress.quiet or not what
-    alike = not model.backbone.config.causal  # what pads a shorter item would reach back into it
+    alike = not model.backbone.config.padded  # what pads a shorter item would reach back into it
+    read = model.of_both_strands if both_strands else model
     done = 0
     with progress:
         for given in _batches(items, batch_size, alike):
             batch = to_tensors(items.collate(given), device)
-            for name, values in model.task.measures(model(batch), batch).items():
+            for name, values in model.task.measures(read(batch), batch).items():
                 if not np.isfinite(values).all():
                     last = done + len(given)
                     raise NumericFault(f"The model's {name} of items {done + 1} to {last} is not finite")
