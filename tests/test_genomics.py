@@ -347,7 +347,7 @@ def test_one_track_a_file_but_parquet(folder: Path, tmp_path: Path) -> None:
         genomics.score(*options(folder), tmp_path / "out.bedgraph", tracks=["loglik", "entropy"])
     with pytest.raises(UsageError, match=r"should end in one of \.bedgraph, \.bw, \.parquet"):
         genomics.score(*options(folder), tmp_path / "out.csv")
-    with pytest.raises(ModelError, match=r"task classification, and this needs a language model\. Train one"):
+    with pytest.raises(ModelError, match=r"task classification, and this needs a language model, which .* Train one"):
         genomics.score(*options(folder, "classifier"), tmp_path / "out.bedgraph")
 
 

@@ -101,7 +101,7 @@ def predict(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]
             )
         return _Job(
             lambda blocks, point: sequence_steps(
-                model, blocks, reading.batch_size, point, course, both_strands=reading.both_strands
+                model, blocks, reading.batch_size, point, course, None, reading.both_strands
             ),
             lambda: carried_template(model),
         )
