@@ -210,8 +210,10 @@ def sequence_steps(
         return _outputs(model, head, blocks, batch_size, point, course)
 
     size = block_size(model.backbone.config)
-    found = _with_other_strand(read, blocks, batch_size, point, size, _mean_output) if both_strands else None
-    for group, output, after in found or read(blocks, point):
+    steps = read(blocks, point)
+    if both_strands:  # of a record there is one output
+        steps = _with_other_strand(read, blocks, batch_size, point, size, lambda outputs: outputs[0], _mean_output)
+    for group, output, after in steps:
         if not group:
             yield [], after
             continue
@@ -248,20 +250,23 @@ def _with_other_strand(
     batch_size: int,
     point: Point,
     size: int,
-    mean: Callable[[list[Block], Any, dict[int, list[Any]]], Any],
+    joined: Callable[[list[Any]], Any],
+    mean: Callable[[list[Block], Any, dict[int, Any]], Any],
 ) -> Iterator[Found]:
-    """What ``read`` finds of records, each after its other strand; ``mean`` makes one of both.
+    """What ``read`` finds of records, each after its other strand.
 
+    ``joined`` makes one of what was found of a record's blocks on its other strand, and ``mean`` one of both strands.
     Points are those of the records themselves: a job that goes on inside one reads its other strand again.
     """
     for records in _whole_records(blocks, batch_size):
         if records[-1].record < point.done:
             continue
-        other: dict[int, list[Any]] = {}
+        parts: dict[int, list[Any]] = {}
         for group, found, _ in read(_other_strands(records, size), Point()):
             for row, block in enumerate(group):
-                other.setdefault(block.record, []).append(_row(found, row))
+                parts.setdefault(block.record, []).append(_row(found, row))
             yield [], None, point
+        other = {record: joined(found) for record, found in parts.items()}
         for group, found, after in read(records, point):
             point = after
             yield group, mean(group, found, other) if group else None, point
@@ -305,8 +310,8 @@ def _stacked(rows: list[Any]) -> Any:
     return type(rows[0])(*(_stacked(list(parts)) for parts in zip(*rows, strict=True)))
 
 
-def _mean_output(group: list[Block], output: Any, other: dict[int, list[Any]]) -> Any:
-    return mean_of(output, _stacked([other[block.record][0] for block in group]))
+def _mean_output(group: list[Block], output: Any, other: dict[int, Any]) -> Any:
+    return mean_of(output, _stacked([other[block.record] for block in group]))
 
 
 def settled(model: SequenceModel, stream: Stream) -> Stream:
@@ -343,8 +348,10 @@ def track_steps(
             return _values(model, blocks, batch_size, point, course, tracks, seen)
 
         size = block_size(model.backbone.config)
-        found = _with_other_strand(read, blocks, batch_size, point, size, _mean_values) if both_strands else None
-        for group, values, after in found or read(blocks, point):
+        steps = read(blocks, point)
+        if both_strands:
+            steps = _with_other_strand(read, blocks, batch_size, point, size, _turned, _mean_values)
+        for group, values, after in steps:
             rows = [
                 {"chrom": block.id, "start": block.start, "tracks": list(tracks), "values": part}
                 for block, part in zip(group, values or (), strict=True)
@@ -403,13 +410,15 @@ def _values(
         yield group, [finite(block, np.concatenate(parts, 1))], point
 
 
-def _mean_values(group: list[Block], values: list[np.ndarray], other: dict[int, list[np.ndarray]]) -> list[np.ndarray]:
-    """Values of blocks averaged with those along the other strand, of whole records, which are turned around."""
-    found = []
-    for block, own in zip(group, values, strict=True):
-        turned = np.concatenate(other[block.record], 1)[:, ::-1]
-        found.append((own + turned[:, block.start : block.start + own.shape[1]]) / 2)
-    return found
+def _turned(parts: list[np.ndarray]) -> np.ndarray:
+    """Values (K, T) along the strand of those of blocks along the other one."""
+    return np.concatenate(parts, 1)[:, ::-1]
+
+
+def _mean_values(group: list[Block], values: list[np.ndarray], other: dict[int, np.ndarray]) -> list[np.ndarray]:
+    """Values (K, n) of blocks averaged with those of their records along the other strand."""
+    there = (other[block.record][:, block.start : block.start + len(block.codes)] for block in group)
+    return [(own + turned) / 2 for own, turned in zip(values, there, strict=True)]
 
 
 def _met(seen: list[list[Tensor]]) -> Tensor:
