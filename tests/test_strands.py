@@ -187,6 +187,29 @@ def test_metrics_of_both_strands(titans: Any, folder: Path, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("flag", [[], ["--both-strands"]], ids=["one strand", "both"])
+def test_bits_in_repeats_and_elsewhere(titans: Any, folder: Path, tmp_path: Path, flag: list[str]) -> None:
+    """Lower case, N among it, in records of several blocks and of one; those of a track."""
+    text = (folder / "x.fa").read_text()
+    cased = "".join(s.lower() if i % 100 < 30 and s in "ACGTN" else s for i, s in enumerate(text))
+    (tmp_path / "cased.fa").write_text(cased)
+    evaluate = ["genomics", "evaluate", folder / "language"]
+    found = json.loads(titans(*evaluate, tmp_path / "cased.fa", "--json", *flag).stdout)
+    titans("genomics", "score", folder / "language", folder / "x.fa", "--out", tmp_path / "t.parquet", *flag)
+    track = pl.read_parquet(tmp_path / "t.parquet")
+    sequences = dict(part.split("\n")[:2] for part in cased.split(">")[1:])
+    base = track.select(pl.col("chrom", "start", "loglik")).drop_nulls().rows()
+    nats: dict[bool, list[float]] = {True: [], False: []}
+    for chrom, start, loglik in base:
+        nats[sequences[chrom][start].islower()].append(loglik)
+    for name, inside in (("bits_per_nt_repeat", True), ("bits_per_nt_other", False)):
+        assert found["model"][name] == pytest.approx(-np.mean(nats[inside]) / np.log(2), rel=1e-4)
+    assert found["model"]["repeat_bases"] == len(nats[True]) and found["items"] == 8
+    whole = json.loads(titans(*evaluate, folder / "x.fa", "--json", *flag).stdout)
+    assert whole["model"]["bits_per_nt"] == found["model"]["bits_per_nt"]
+    assert "bits_per_nt_repeat" not in whole["model"]
+
+
 @pytest.mark.parametrize("verb", ["predict", "score"])
 def test_stopped_at_every_point_and_resumed_it_is_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str

@@ -1,6 +1,8 @@
 """The verbs of sequences: predict, score, embed, generate, evaluate."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
 from titans_seq.data.fasta import Block, read_blocks
 from titans_seq.data.intervals import interval_kind
-from titans_seq.data.record import Record, Tally, decode, encode, quoted
+from titans_seq.data.record import LOWER, Record, Tally, decode, encode, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.reset import reset_rule
 from titans_seq.data.sequences import WHOLE, each_sequence, is_fasta, read_sequences
@@ -264,8 +266,8 @@ def _must_be_whole(source: str, path: str, blocks: Iterable[Block]) -> Iterator[
     for block in blocks:
         if block.start or not block.last:
             raise InputError(
-                f"{path}: record {quoted(block.id)} has more than {TOGETHER:,} bases, and {source} reads each record as a "
-                "whole, from both ends. Cut it into windows, or use a model that reads forward."
+                f"{path}: record {quoted(block.id)} has more than {TOGETHER:,} bases, and {source} reads each record "
+                "as a whole, from both ends. Cut it into windows, or use a model that reads forward."
             )
         yield block
 
@@ -399,10 +401,15 @@ def _drawn(logits: np.ndarray, temperature: float, top_k: int, chance: np.ndarra
     return drawn
 
 
-def blocks_of(path: Path, size: int, sequence: str | None = None, regions: Regions = WHOLE) -> Iterator[Block]:
-    """Records of a FASTA, of a table of sequences, or of intervals on a genome, in blocks of ``size`` bases."""
+def blocks_of(
+    path: Path, size: int, sequence: str | None = None, regions: Regions = WHOLE, keep_case: bool = False
+) -> Iterator[Block]:
+    """Records of a FASTA, of a table of sequences, or of intervals on a genome, in blocks of ``size`` bases.
+
+    With ``keep_case`` codes of a FASTA have `LOWER` where it is in lower case.
+    """
     if is_fasta(path) or path.is_dir():
-        yield from read_blocks(path, size=size)
+        yield from read_blocks(path, size=size, keep_case=keep_case)
         return
     found: Iterable[Record]
     if interval_kind(path):
@@ -463,15 +470,30 @@ def _measured_stream(
     model: SequenceModel, path: str, batch_size: int, regions: Regions, both_strands: bool
 ) -> dict[str, Any]:
     """Metrics of a model that reads each record as one stream, its memory carried from block to block."""
-    rows, point = [], Point()
-    blocks = blocks_of(data_file(path), block_size(model.backbone.config), regions=regions)
+    lower: deque[np.ndarray] = deque()  # of each block that is read and not measured yet: where its repeats are
+
+    def blocks() -> Iterator[Block]:
+        size = block_size(model.backbone.config)
+        for block in blocks_of(data_file(path), size, regions=regions, keep_case=True):
+            if len(block.codes):
+                lower.append(block.codes >= LOWER)
+            yield replace(block, codes=block.codes & (LOWER - 1))
+
+    course, point, sums = Course(learned_start(model)), Point(), []
     with Progress("evaluating", "tokens", None) as progress:
-        steps = sequence_steps(model, prefetch(blocks), batch_size, point, both_strands=both_strands)
-        for ready, after in steps:
-            rows += ready
+        for rows, after in track_steps(model, prefetch(blocks()), batch_size, point, course, ("loglik",), both_strands):
+            sums += [_likelihoods(row["values"][0], lower.popleft()) for row in rows]
             progress.add(after.tokens - point.tokens)
             point = after
-    columns = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "id"}
-    if not columns["scored_bases"].sum():
+    columns = {name: np.array([row[name] for row in sums]) for name in sums[0]} if sums else {}
+    if not sums or not columns["scored_bases"].sum():
         raise InputError(f"{path}: no base A, C, G, T to measure on. Give other records.")
-    return {"items": len(rows), "model": model.task.metrics(columns)}
+    return {"items": point.done, "model": model.task.metrics(columns)}
+
+
+def _likelihoods(loglik: np.ndarray, lower: np.ndarray) -> dict[str, float]:
+    """What the metrics of a language model need of ln p (n,) of bases, NaN where there is none, some in lower case."""
+    found = {"log_likelihood": loglik, "repeat_log_likelihood": loglik[lower]}
+    nats = {name: float(np.nansum(values, dtype=np.float64)) for name, values in found.items()}
+    known = np.isfinite(loglik)
+    return nats | {"scored_bases": int(known.sum()), "repeat_bases": int((known & lower).sum())}

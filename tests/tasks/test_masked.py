@@ -12,7 +12,7 @@ import torch
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import LMM
 from titans_seq.checkpoint import SequenceModel, to_tensors
-from titans_seq.data.record import Record
+from titans_seq.data.record import LOWER, Record
 from titans_seq.data.windows import BEGIN, MASK, PAD, GenomeWindows, MaskedWindows
 from titans_seq.embedding import MASK as MASK_TOKEN
 from titans_seq.embedding import other_strand
@@ -112,6 +112,20 @@ def test_the_loss_is_the_mean_over_masked_bases_and_padding_has_none(equivariant
     torch.testing.assert_close(again.nats, both.nats, rtol=1e-6, atol=1e-6)
     if equivariant:
         torch.testing.assert_close(both.nats, output.nats, rtol=1e-6, atol=1e-6)
+
+
+def test_soft_masked_bases_weigh_what_they_are_given() -> None:
+    """Repeats of weight 0: neither in the loss nor counted."""
+    codes = np.random.default_rng(0).integers(0, 4, 128).astype(np.uint8)
+    cased = codes | np.where(np.arange(128) % 64 < 40, LOWER, 0).astype(np.uint8)
+    items = MaskedWindows(GenomeWindows([Record("r", cased)], 64, True, 0.0), 0.3)
+    batch = to_tensors(items.collate([items.item(i, np.random.default_rng(i)) for i in range(2)]))
+    net = model()
+    output = net(batch)
+    upper = net({"tokens": batch["tokens"], "masked": batch["masked"].where(batch["weight"] == 1, 4)})
+    torch.testing.assert_close(output.nats, upper.nats, rtol=1e-12, atol=0)
+    assert torch.equal(output.scored, upper.scored) and 0 < output.scored.sum() < (batch["masked"] < 4).sum()
+    assert TASK.cut(batch, 2)["weight"].shape == (4, 32)
 
 
 def test_a_base_cannot_see_itself_through_its_mask() -> None:

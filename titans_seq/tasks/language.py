@@ -67,6 +67,11 @@ class LanguageHead(nn.Module):
         return read
 
 
+def bits_of(nats: float, bases: float) -> float:
+    """Bits a base of a log-likelihood in nats."""
+    return -float(nats / max(bases, 1)) / math.log(2)
+
+
 class LanguageModel(Choice):
     """Predict each nucleotide from those before it; N is read and never a target."""
 
@@ -102,10 +107,16 @@ class LanguageModel(Choice):
         return {"log_likelihood": output.nats.cpu().numpy(), "scored_bases": output.scored.cpu().numpy()}
 
     def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
-        """Bits a nucleotide and perplexity over all scored bases."""
-        bits = -float(rows["log_likelihood"].sum() / max(rows["scored_bases"].sum(), 1)) / math.log(2)
+        """Bits a nucleotide and perplexity over all scored bases; where there are repeats, bits there and elsewhere."""
+        nats, scored = rows["log_likelihood"].sum(), rows["scored_bases"].sum()
+        bits = bits_of(nats, scored)
         perplexity = 2**bits if bits < 1000 else math.inf
-        return {"bits_per_nt": bits, "perplexity": perplexity, "scored_bases": float(rows["scored_bases"].sum())}
+        found = {"bits_per_nt": bits, "perplexity": perplexity, "scored_bases": float(scored)}
+        if (repeats := rows.get("repeat_bases", np.zeros(1)).sum()) > 0:
+            within = rows["repeat_log_likelihood"].sum()
+            found |= {"bits_per_nt_repeat": bits_of(within, repeats), "repeat_bases": float(repeats)}
+            found |= {"bits_per_nt_other": bits_of(nats - within, scored - repeats)}
+        return found
 
     def columns(self, output: Likelihood) -> dict[str, list[float] | list[int]]:
         """Columns of the prediction file: bits a nucleotide, log-likelihood in nats, scored bases."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from titans_seq.embedding import Embedding, N, Nucleotides
 from titans_seq.miras.choice import Choice
-from titans_seq.tasks.language import Likelihood
+from titans_seq.tasks.language import Likelihood, bits_of
 
 
 class MaskedHead(nn.Module):
@@ -44,11 +44,15 @@ class MaskedHead(nn.Module):
         return Likelihood(zero, zero)
 
     def fold(self, so_far: Likelihood, hidden: Tensor, batch: dict[str, Tensor]) -> Likelihood:
-        """Add the masked bases of hidden (B, T, D)."""
+        """Add the masked bases of hidden (B, T, D); a batch may have a ``weight`` (B, T) a token."""
         asked = batch["masked"] < N
         target = batch["masked"].where(asked, -100)
         nll = F.cross_entropy(self.bases(hidden).float().transpose(1, 2), target, ignore_index=-100, reduction="none")
-        return Likelihood(so_far.nats - nll.sum(1, dtype=torch.float64), so_far.scored + asked.sum(1))
+        if "weight" in batch:
+            nll, asked = nll * batch["weight"], asked * batch["weight"]
+        return Likelihood(
+            so_far.nats - nll.sum(1, dtype=torch.float64), so_far.scored + asked.sum(1, dtype=torch.float64)
+        )
 
     def result(self, read: Likelihood) -> Likelihood:
         """What the loss is made of."""
@@ -92,7 +96,7 @@ class MaskedLanguageModel(Choice):
 
     def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
         """Bits a masked nucleotide and perplexity over all of them."""
-        bits = -float(rows["log_likelihood"].sum() / max(rows["masked_bases"].sum(), 1)) / math.log(2)
+        bits = bits_of(rows["log_likelihood"].sum(), rows["masked_bases"].sum())
         perplexity = 2**bits if bits < 1000 else math.inf
         return {
             "bits_per_masked_nt": bits,
