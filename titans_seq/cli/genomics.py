@@ -502,9 +502,6 @@ Window = Annotated[
     int | None,
     typer.Option(min=1, help="Bases read around a change; by itself as in the model's training, or else 512."),
 ]
-BothStrands = Annotated[
-    bool, typer.Option("--both-strands", help="Read the other strand too, and take the mean of what both give.")
-]
 ChromosomeNames = Annotated[
     str | None, typer.Option("--aliases", metavar="FILE", help="Lines of chromosome names that mean the same.")
 ]
