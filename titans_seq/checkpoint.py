@@ -71,7 +71,8 @@ class SequenceModel(nn.Module):
     def of_both_strands(self, batch: dict[str, Tensor]) -> Any:
         """Mean of what whole inputs and their other strands give: the same for both, whatever the model is."""
         other = {name: other_strand(part) if name in OF_BASES else part for name, part in batch.items()}
-        return mean_of(self(batch), self(other))
+        turned = getattr(self.head, "turned", lambda output, tokens: output)  # what runs along a sequence
+        return mean_of(self(batch), turned(self(other), batch["tokens"]))
 
 
 def save_pretrained(model: SequenceModel, folder: Path, card: str = "") -> None:

@@ -23,6 +23,6 @@ def test_metrics_do_not_depend_on_the_batch(block: BlockConfig) -> None:
     rng = np.random.default_rng(0)
     lengths = [5, 5, 9, 30, 30, 30, 17, 40]
     records = [Record(str(i), rng.integers(0, 4, n).astype(np.uint8), "ab"[i % 2]) for i, n in enumerate(lengths)]
-    items = LabelledSequences(records, ("a", "b"), False)
+    items = LabelledSequences(records, [np.array("ab".index(str(r.label))) for r in records], False)
     alone, together = (evaluate(model, items, size)["log_loss"] for size in (1, 8))
     assert together == pytest.approx(alone, rel=1e-9)

@@ -35,12 +35,19 @@ class Record:
     """One sequence: ``codes`` (T,) uint8 with A C G T N = 0 1 2 3 4, and its label where it has one.
 
     ``around`` (J + T + J,) is the window that ``codes`` is the middle of, where training moves it by up to J bases.
+    ``label`` is text as a table has it; of several columns or a list column with ``;`` between the values, and with
+    ``|`` between several lists. A reader of numbers gives them as ``values`` instead: (K,), or (bins, K) along the
+    sequence.
     """
 
     id: str
     codes: np.ndarray
     label: str | None = None
     around: np.ndarray | None = None
+    values: np.ndarray | None = None
+    chrom: str | None = None  # chromosome it is from, where that is known; for one cut out of a genome also
+    start: int | None = None  # its first base on the forward strand, counted from 0, and
+    strand: str = "."  # which strand it is
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -165,7 +165,7 @@ class Regions(Choice):
             if not id or names or self.stride:
                 place = f"{chrom}:{start}-{end}" + ("" if strand == "." else f"({strand})")
                 id = f"{id}::{place}" if id else place
-            yield line, Record(id, codes, label, around if self.jitter else None)
+            yield line, Record(id, codes, label, around if self.jitter else None, None, chrom, start, strand)
         if too_many:
             judge.doubt(f"{shown(path)}: {too_many:,} windows are left out, with more than {self.max_n:.3g} of them N.")
         if too_many == len(windows):

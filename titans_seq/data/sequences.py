@@ -11,14 +11,15 @@ import polars as pl
 from titans_seq.data.compressed import UTF8_BOM, chunks, shown
 from titans_seq.data.fasta import read_fasta
 from titans_seq.data.intervals import LINE, has_intervals, interval_kind, intervals_of, read_bed, read_gff
+from titans_seq.data.labels import LABELS, Columns, label_columns, label_texts
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.table import column_called, column_given, listed, read_table
 from titans_seq.errors import InputError, UsageError
 
 SEQUENCES = ("sequence", "seq")
-LABELS = ("label", "class", "target", "y")
 IDS = ("id", "name", "record")
+CHROMOSOMES = ("chrom", "chr", "chromosome", "seqnames", "region")
 MISSING = ("", "NA", "NaN", "nan", "null")
 WHOLE = Regions()  # nothing is cut out
 TABLES = (".csv", ".tsv", ".parquet")
@@ -53,7 +54,7 @@ class _Asked(NamedTuple):
     """How sequences are to be read: the arguments of `read_sequences`."""
 
     sequence: str | None
-    label: str | None
+    label: Columns
     id: str | None
     labels: Path | None
     need_labels: bool
@@ -74,20 +75,23 @@ def _labels_in(table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _As
     name, unit = shown(path), "line" if LINE in table.columns else "row"
     places = table[LINE] if LINE in table.columns else range(1, len(table) + 1)
     table = table.drop(LINE, strict=False)
-    at = asked.label if asked.label in table.columns else column_called(table, LABELS)
-    if at is None and asked.labels is not None:
+    given = (asked.label,) if isinstance(asked.label, str) else asked.label or ()
+    here = list(given) if given and set(given) <= set(table.columns) else label_columns(table, None, path)
+    if not here and asked.labels is not None:
         return list(_Labels(asked.labels, asked).of(ids.to_list(), path))
-    at = column_given(table, asked.label, path, "label") if asked.label else at
-    if at is None and asked.need_labels:
+    at = label_columns(table, asked.label, path) if asked.label else here
+    if not at and asked.need_labels:
         columns = listed(table.columns)
         raise InputError(
             f"{name} has no label column ({', '.join(LABELS)}). Its columns: {columns}. "
             "Name another with --label-column, or give a table of id and label with --labels."
         )
-    labels: list[str | None] = _texts(table[at]) if at else [None] * len(table)
+    labels: list[str | None] = label_texts(table, at) if at else [None] * len(table)
     for place, mark in zip(places, labels, strict=True):
         if asked.need_labels and (mark is None or mark in MISSING):
-            asked.judge.refuse(f"{name}: {unit} {place} has no label in column {at!r}. Fill in or remove the {unit}.")
+            asked.judge.refuse(
+                f"{name}: {unit} {place} has no label in column {listed(at)!r}. Fill in or remove the {unit}."
+            )
     return labels
 
 
@@ -105,17 +109,20 @@ def _from_table(path: Path | str, asked: _Asked) -> _Found:
             "Name one of them so."
         )
     labels = _labels_in(table, ids, path, asked)
-    return _Found("row", _encoded(shown(path), _texts(table[at]), ids.to_list(), labels, asked))
+    chromosomes_at = column_called(table, CHROMOSOMES)
+    chromosomes = _texts(table[chromosomes_at]) if chromosomes_at else [None] * len(table)
+    rows = zip(_texts(table[at]), ids.to_list(), labels, chromosomes, strict=True)
+    return _Found("row", _encoded(shown(path), rows, asked))
 
 
 def _encoded(
-    name: str, texts: list[str | None], ids: list[str | None], labels: list[str | None], asked: _Asked
+    name: str, rows: Iterable[tuple[str | None, str | None, str | None, str | None]], asked: _Asked
 ) -> Iterator[tuple[int, Record]]:
-    for row, (text, mark, key) in enumerate(zip(texts, labels, ids, strict=True), start=1):
+    for row, (text, key, mark, chromosome) in enumerate(rows, start=1):
         where = f"{name}: row {row}"
         if not text:
             asked.judge.refuse(f"{where} has no sequence. Fill in or remove the row.")
-        yield row, Record(key or str(row), encode(text or "", where=where, tally=asked.tally), mark)
+        yield row, Record(key or str(row), encode(text or "", where=where, tally=asked.tally), mark, chrom=chromosome)
     asked.tally.tell(name, asked.judge.doubt)
 
 
@@ -125,7 +132,8 @@ def _from_intervals(path: Path | str, asked: _Asked) -> _Found:
         table = read_bed(path, asked.judge)
         name = table["name"] if "name" in table.columns else pl.repeat(".", len(table), eager=True)
         return _cut(table, name.replace({"": None, ".": None}).alias("id"), path, asked, names=True)
-    table, ids = read_gff(path, asked.regions.feature, asked.label, asked.judge)
+    attribute = asked.label if isinstance(asked.label, str) else None
+    table, ids = read_gff(path, asked.regions.feature, attribute, asked.judge)
     return _cut(table, ids, path, asked, one_based=True)
 
 
@@ -169,15 +177,15 @@ class _Labels:
             )
 
 
-def _labels_of(path: Path, label: str | None, judge: Judge) -> dict[str, str]:
+def _labels_of(path: Path, label: Columns, judge: Judge) -> dict[str, str]:
     """Read a table of ``id, label``; every id has one label."""
     table = read_table(path, judge)
     ids_at = column_called(table, IDS) or table.columns[0]
-    labels_at = column_given(table, label, path, "label") if label else column_called(table, LABELS)
-    if labels_at is None:
+    labels_at = label_columns(table, label, path)
+    if not labels_at:
         raise InputError(f"{path} has no label column ({', '.join(LABELS)}). Its columns: {listed(table.columns)}.")
     labels: dict[str, str] = {}
-    rows = zip(table[ids_at].cast(pl.String).to_list(), _texts(table[labels_at]), strict=True)
+    rows = zip(table[ids_at].cast(pl.String).to_list(), label_texts(table, labels_at), strict=True)
     for row, (id, mark) in enumerate(rows, start=1):
         if not id:
             judge.refuse(f"{path}: row {row} has no id. Fill in or remove the row.")
@@ -247,12 +255,15 @@ def _check_ids(records: list[Record], places: list[int], name: str, unit: str, j
         )
 
 
-def _check_labels(
-    records: list[Record], places: list[int], name: str, unit: str, conflict: Callable[[str], None], judge: Judge
-) -> None:
+def _check_classes(records: list[Record], name: str, judge: Judge) -> None:
     classes = {record.label for record in records}
     if len(classes) == 1:
         judge.refuse(f"{name} has only one class, {classes.pop()!r}. Training needs at least two.")
+
+
+def _check_conflicts(
+    records: list[Record], places: list[int], name: str, unit: str, conflict: Callable[[str], None]
+) -> None:
     if pairs := conflicts(records):
         first, at = pairs[0]
         conflict(
@@ -294,10 +305,11 @@ def read_sequences(
     path: Path | str,
     *,
     sequence: str | None = None,
-    label: str | None = None,
+    label: Columns = None,
     id: str | None = None,
     labels: Path | None = None,
     need_labels: bool = True,
+    form: Literal["class", "text", "numbers"] = "class",
     regions: Regions = WHOLE,
     on_conflict: Literal["error", "warn"] = "error",
     judge: Judge = STRICT,
@@ -310,10 +322,11 @@ def read_sequences(
             or GTF, whose sequences are cut out of ``regions.reference``; a FASTA file; or a folder of one file per
             class or one folder per class, where the label is the file's or folder's name.
         sequence: the column of sequences; found by its name when absent.
-        label: the column of labels (label, class, target or y).
+        label: the column of labels (label, class, target or y), or several: `titans_seq.data.labels`.
         id: the column of ids (id, name or record); a row without one gets its number, counted from 1.
         labels: a table with columns ``id`` and ``label``, for what has none itself; ids of BED are its names.
         need_labels: refuse what has no label.
+        form: what labels are. Of classes there must be two at least; numbers of one sequence may differ, which is told.
         regions: how sequences are cut out of a genome.
         on_conflict: what to do when one sequence has two labels.
         judge: what to do about what training would refuse, and about doubts such as ids that stand twice in a table.
@@ -331,6 +344,8 @@ def read_sequences(
     places, records = [place for place, _ in pairs], [record for _, record in pairs]
     _check_ids(records, places, name, unit, judge)
     if need_labels:
-        conflict = judge.doubt if on_conflict == "warn" else judge.refuse
-        _check_labels(records, places, name, unit, conflict, judge)
+        conflict = judge.doubt if on_conflict == "warn" or form == "numbers" else judge.refuse
+        if form == "class":
+            _check_classes(records, name, judge)
+        _check_conflicts(records, places, name, unit, conflict)
     return records

@@ -1,17 +1,19 @@
 """Where a recipe's data come from: a source reads its files, fits the task to them and gives training items."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator
 
+from titans_seq.data.aliases import Aliases
 from titans_seq.data.held_out import HeldOut, read_region
 from titans_seq.data.record import LOWER, Record, Series, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
-from titans_seq.errors import InputError, warn
+from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import data_file
 
@@ -126,14 +128,20 @@ class SequenceSource(Choice):
 
     kind: Literal["sequences"] = "sequences"
     streamed: ClassVar[bool] = False
-    reading: ClassVar[tuple[str, ...]] = ("sequence", "label", "regions")
+    reading: ClassVar[tuple[str, ...]] = ("sequence", "label", "regions", "bigwig")
     train: str
     validation: str | None = None
     share: float = Field(default=0.1, gt=0, lt=1, description="Share of the training rows carved out for validation.")
     sequence: str | None = Field(default=None, description="Column of the sequences; found by itself.")
-    label: str | None = Field(default=None, description="Column of the labels; found by itself.")
+    label: str | tuple[str, ...] | None = Field(
+        default=None, description="Column of the labels, or several; found by itself."
+    )
     labels: str | None = Field(default=None, description="Table of id and label, when the sequences have none.")
     regions: Regions = Field(default=Regions(), description="How sequences are cut out of a genome.")
+    bigwig: tuple[str, ...] = Field(
+        default=(),
+        description="BigWig files of values on the genome: their means over bins of task.bin are the labels.",
+    )
     reverse_complement: bool = Field(default=False, description="Train on either strand by chance.")
     on_conflict: Literal["error", "warn"] = Field(
         default="error", description="What one sequence with two labels gets."
@@ -141,7 +149,7 @@ class SequenceSource(Choice):
 
     def files(self) -> list[Path]:
         """The files that are read."""
-        files = [data_file(path) for path in (self.train, self.validation, self.labels) if path]
+        files = [data_file(path) for path in (self.train, self.validation, self.labels, *self.bigwig) if path]
         return [*files, *self.regions.files()]
 
     @classmethod
@@ -151,55 +159,83 @@ class SequenceSource(Choice):
 
     def evaluation(self, task: Any) -> LabelledSequences:
         """Every labelled row."""
-        records = self.read(self.train)
-        self._must_know(self.train, records, task.classes)
-        return LabelledSequences(records, task.classes, False)
+        return self._items(self.train, self.read(self.train, task), task, False)
 
-    def _must_know(self, path: str, records: list[Record], classes: tuple[str, ...]) -> None:
-        for record in records:
-            if record.label not in classes:
-                raise InputError(
-                    f"{path}: row {record.id!r} has label {record.label!r}, "
-                    f"which is not among the classes {', '.join(classes)}."
-                )
+    def _items(self, path: str, records: list[Record], task: Any, reverse: bool) -> LabelledSequences:
+        targets = [task.target(record, f"{path}: row {record.id!r}") for record in records]
+        return LabelledSequences(records, targets, reverse, task.along)
 
-    def read(self, path: str) -> list[Record]:
-        """Labelled records of a table, FASTA or folder."""
+    def read(self, path: str, task: Any) -> list[Record]:
+        """Labelled records of a table, intervals, FASTA or folder."""
         from titans_seq.data.sequences import read_sequences
 
-        return read_sequences(
+        records = read_sequences(
             data_file(path),
             sequence=self.sequence,
             label=self.label,
             labels=data_file(self.labels) if self.labels else None,
+            need_labels=not self.bigwig,
             regions=self.regions,
+            form=task.form,
             on_conflict=self.on_conflict,
         )
+        return self._with_values(path, records, task) if self.bigwig else records
+
+    def _with_values(self, path: str, records: list[Record], task: Any) -> list[Record]:
+        """Intervals with the bigWigs' values, a mean a bin."""
+        from titans_seq.data.bigwig import BigWig
+        from titans_seq.data.reference import Reference
+
+        if not (task.along and task.form == "numbers" and task.bin):
+            raise ConfigError(
+                "data.bigwig has values on a genome: give --task tracks, and the bases a bin as --set task.bin=BASES."
+            )
+        if self.regions.reference is None:
+            raise InputError(f"{path} has no intervals, and a bigWig has values on a genome. Give --reference FASTA.")
+        aliases = Aliases.of_file(data_file(self.regions.aliases) if self.regions.aliases else None)
+        genome = Reference(data_file(self.regions.reference))
+        tracks = [BigWig(data_file(track), genome, aliases) for track in self.bigwig]
+        found = []
+        for record in records:
+            if record.chrom is None or record.start is None or len(record) % task.bin:
+                raise InputError(
+                    f"{path}: {quoted(record.id)} is no interval of whole bins of {task.bin} bases: it has "
+                    f"{len(record):,}. Give intervals, and --window as a multiple of task.bin."
+                )
+            end = record.start + len(record)
+            values = [t.values(record.chrom, record.start, end, record.strand, task.bin) for t in tracks]
+            found.append(replace(record, values=np.stack(values, 1)))
+        return found
+
+    def split(self, task: Any, seed: int) -> tuple[list[Record], list[Record]]:
+        """Records to train on and to validate with."""
+        records = self.read(self.train, task)
+        if self.validation:
+            return records, self.read(self.validation, task)
+        if self.regions.stride:
+            warn(
+                f"{self.train}: windows that tile one interval stand in the training and in the validation part, "
+                "which overstates the model. Give a validation table of other intervals."
+            )
+        order = np.random.default_rng([seed, 3]).permutation(len(records))
+        held = set(order[: max(1, round(self.share * len(records)))].tolist())
+        train = [record for i, record in enumerate(records) if i not in held]
+        return train, [records[i] for i in sorted(held)]
 
     def parts(self, task: Any, seed: int) -> Parts:
-        """Sequences to train on and to validate with; the classes are those of the training table."""
-        records = self.read(self.train)
-        classes = task.classes or tuple(sorted({str(r.label) for r in records}))
-        if self.validation:
-            train, validation = records, self.read(self.validation)
-        else:
-            if self.regions.stride:
-                warn(
-                    f"{self.train}: windows that tile one interval stand in the training and in the validation part, "
-                    "which overstates the model. Give a validation table of other intervals."
-                )
-            order = np.random.default_rng([seed, 3]).permutation(len(records))
-            held = set(order[: max(1, round(self.share * len(records)))].tolist())
-            train = [r for i, r in enumerate(records) if i not in held]
-            validation = [r for i, r in enumerate(records) if i in held]
-        self._must_know(self.train, train, classes)
-        self._must_know(self.validation or self.train, validation, classes)
-        if len(missing := set(classes) - {r.label for r in train}):
-            warn(f"{self.train}: no training row has the class {', '.join(sorted(map(str, missing)))}.")
+        """Sequences to train on and to validate with; what classes there are the training table says."""
+        if task.along and self.regions.jitter:
+            raise ConfigError(f"task {task.kind} has labels along the window, which cannot be moved: set jitter to 0.")
+        train, validation = self.split(task, seed)
+        if not train:
+            raise InputError(f"{self.train}: its only row is for validation. Give more rows.")
+        columns = (self.label,) if isinstance(self.label, str) else self.label or ()
+        columns = tuple(Path(track).stem for track in self.bigwig) or columns
+        task = task.fitted(self.train, train if self.validation else [*train, *validation], train, columns)
         return Parts(
-            task.model_copy(update={"classes": classes}),
-            LabelledSequences(train, classes, self.reverse_complement),
-            LabelledSequences(validation, classes, False),
+            task,
+            self._items(self.train, train, task, self.reverse_complement),
+            self._items(self.validation or self.train, validation, task, False),
         )
 
 

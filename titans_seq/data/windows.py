@@ -127,32 +127,49 @@ class MaskedWindows:
 
 
 class LabelledSequences:
-    """Whole sequences with their class; an item holds ``tokens`` (T,) and ``label``.
+    """Whole sequences with their targets; an item holds ``tokens`` (T,) and ``label``, the target.
 
     In training a window that knows what lies around it is moved at random, by up to the bases known on each side.
+
+    Args:
+        records: the sequences.
+        targets: what a task makes of their labels.
+        reverse: whether training may read the other strand.
+        along: whether a target runs along its sequence, and turns round with it.
     """
 
-    def __init__(self, records: list[Record], classes: tuple[str, ...], reverse: bool):
-        self.records, self.reverse = records, reverse
-        number = {name: i for i, name in enumerate(classes)}
-        self.labels = [number[str(r.label)] for r in records]
+    def __init__(self, records: list[Record], targets: list[np.ndarray], reverse: bool, along: bool = False):
+        self.records, self.targets, self.reverse, self.along = records, targets, reverse, along
 
     def __len__(self) -> int:
         return len(self.records)
 
     def item(self, index: int, rng: Generator | None) -> Item:
         """The sequence ``index``, with random numbers moved, and on either strand if asked."""
-        codes, around = self.records[index].codes, self.records[index].around
+        codes, around, target = self.records[index].codes, self.records[index].around, self.targets[index]
         if rng is not None and around is not None:
             start = int(rng.integers(len(around) - len(codes) + 1))
             codes = around[start : start + len(codes)]
         if rng is not None and self.reverse and rng.integers(2):
             codes = reverse_complement(codes)
-        return {"tokens": codes, "label": np.array(self.labels[index])}
+            target = target[::-1] if self.along else target
+        return {"tokens": codes, "label": target}
 
     def collate(self, items: list[Item]) -> Item:
-        """Batch of ``tokens`` (B, T), padded on the right, and ``label`` (B,), int64."""
-        return {"tokens": padded([item["tokens"] for item in items]), "label": np.array([i["label"] for i in items])}
+        """Batch of ``tokens`` (B, T), padded on the right, int64, and ``label`` (B, ...), padded too."""
+        return {"tokens": padded([item["tokens"] for item in items]), "label": stacked([i["label"] for i in items])}
+
+
+def stacked(targets: list[np.ndarray]) -> np.ndarray:
+    """Targets to (B, ...); those that run along shorter sequences are padded with what no loss counts, -1 or NaN."""
+    longest = max(len(target) for target in targets) if targets[0].ndim else 0
+    nothing = np.nan if targets[0].dtype.kind == "f" else -1
+    if all(not target.ndim or len(target) == longest for target in targets):
+        return np.stack(targets)
+    found = np.full((len(targets), longest, *targets[0].shape[1:]), nothing, targets[0].dtype)
+    for row, target in zip(found, targets, strict=True):
+        row[: len(target)] = target
+    return found
 
 
 class SeriesWindows:

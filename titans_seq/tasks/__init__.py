@@ -11,5 +11,19 @@ from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.forecasting import Forecasting
 from titans_seq.tasks.language import LanguageModel
 from titans_seq.tasks.masked import MaskedLanguageModel
+from titans_seq.tasks.multilabel import MultiLabel
+from titans_seq.tasks.regression import Regression
+from titans_seq.tasks.segmentation import Segmentation
+from titans_seq.tasks.tracks import Tracks
 
-Task = Annotated[LanguageModel | MaskedLanguageModel | Classification | Forecasting, Field(discriminator="kind")]
+Task = Annotated[
+    LanguageModel
+    | MaskedLanguageModel
+    | Classification
+    | MultiLabel
+    | Regression
+    | Segmentation
+    | Tracks
+    | Forecasting,
+    Field(discriminator="kind"),
+]

@@ -106,14 +106,18 @@ class LanguageModel(Choice):
         """What `metrics` needs of a batch, a row a record."""
         return {"log_likelihood": output.nats.cpu().numpy(), "scored_bases": output.scored.cpu().numpy()}
 
-    def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
-        """Bits a nucleotide and perplexity over all scored bases; where there are repeats, bits there and elsewhere."""
-        nats, scored = rows["log_likelihood"].sum(), rows["scored_bases"].sum()
+    def metrics(self, rows: dict[str, np.ndarray], weight: np.ndarray | None = None) -> dict[str, float]:
+        """Bits a nucleotide and perplexity over all scored bases; where there are repeats, bits there and elsewhere.
+
+        ``weight`` (n,) says how often a row counts.
+        """
+        sums = {name: (values if weight is None else weight * values).sum() for name, values in rows.items()}
+        nats, scored = sums["log_likelihood"], sums["scored_bases"]
         bits = bits_of(nats, scored)
         perplexity = 2**bits if bits < 1000 else math.inf
         found = {"bits_per_nt": bits, "perplexity": perplexity, "scored_bases": float(scored)}
-        if (repeats := rows.get("repeat_bases", np.zeros(1)).sum()) > 0:
-            within = rows["repeat_log_likelihood"].sum()
+        if (repeats := sums.get("repeat_bases", 0)) > 0:
+            within = sums["repeat_log_likelihood"]
             found |= {"bits_per_nt_repeat": bits_of(within, repeats), "repeat_bases": float(repeats)}
             found |= {"bits_per_nt_other": bits_of(nats - within, scored - repeats)}
         return found

@@ -94,12 +94,14 @@ class MaskedLanguageModel(Choice):
         """What `metrics` needs of a batch, a row a window."""
         return {"log_likelihood": output.nats.cpu().numpy(), "masked_bases": output.scored.cpu().numpy()}
 
-    def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
-        """Bits a masked nucleotide and perplexity over all of them."""
-        bits = bits_of(rows["log_likelihood"].sum(), rows["masked_bases"].sum())
+    def metrics(self, rows: dict[str, np.ndarray], weight: np.ndarray | None = None) -> dict[str, float]:
+        """Bits a masked nucleotide and perplexity over all of them; ``weight`` (n,) says how often a row counts."""
+        weight = np.ones(len(rows["masked_bases"])) if weight is None else weight
+        masked = weight @ rows["masked_bases"]
+        bits = bits_of(weight @ rows["log_likelihood"], masked)
         perplexity = 2**bits if bits < 1000 else math.inf
         return {
             "bits_per_masked_nt": bits,
             "perplexity": perplexity,
-            "masked_bases": float(rows["masked_bases"].sum()),
+            "masked_bases": float(masked),
         }

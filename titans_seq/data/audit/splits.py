@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 
 from titans_seq.data.coordinates import Coordinates, Place, coordinates_of, has_coordinates
+from titans_seq.data.labels import LABELS
 from titans_seq.data.record import Judge, Record, Tally, decode, quoted
 from titans_seq.data.sequences import (
     FASTAS,
     IDS,
-    LABELS,
     MISSING,
     SEQUENCES,
     TABLES,
