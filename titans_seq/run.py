@@ -26,11 +26,13 @@ from titans_seq.checkpoint import (
 from titans_seq.data.windows import Items
 from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
-from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, write_text
+from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, whole_folder, write_text
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.stream import Point, Steps, run_stream
 from titans_seq.training.module import fit
+
+SEEDS = "seeds.json"  # of a folder that holds a run a seed
 
 # --- what every verb needs
 
@@ -106,6 +108,8 @@ def train(
         raise UsageError(f"{out} is a file, and a run is a folder. Choose another --out.")
     if dry_run:
         return {"run": str(out), **_plan(recipe, device).facts, "dry_run": True}
+    if (out / SEEDS).exists() and not overwrite:
+        raise UsageError(f"{out} holds runs of several seeds. Give --seeds again, or choose another --out.")
     with locked(out / LOCK, out):
         must_be_new(out, overwrite=overwrite, resume=resume)
         manifest = _begun(recipe, out, device) if resume else None
@@ -136,6 +140,65 @@ def train(
         write_text(out / "manifest.json", to_json(manifest))
         _report(out)
         return {"run": str(out), **facts, **result}
+
+
+def train_seeds(
+    recipe: Recipe, out: Path, count: int, *, resume: bool = False, overwrite: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Carry out a recipe with ``count`` seeds, each into a run folder of its own, ``out/seed-N``.
+
+    The weights that are best by their own validation are handed on as ``out/model``; without a validation table each
+    seed carves its own rows from the training table, as is usual (Caduceus), and so does not see the same ones.
+
+    Args:
+        recipe: its seed is the first.
+        out: gets the runs, ``model/``, and ``seeds.json`` with what is returned.
+        count: of runs.
+        resume: go on where a stopped call left off; with more seeds than there were, train those too.
+        overwrite: begin anew in a folder that exists.
+        options: ``device`` and ``dry_run`` of `train`.
+
+    Returns:
+        The validation metrics of each run, their mean, least and largest, and which is handed on.
+    """
+    each = {
+        f"seed-{seed}": recipe.model_copy(update={"seed": seed}) for seed in range(recipe.seed, recipe.seed + count)
+    }
+    if options.get("dry_run"):
+        return {**train(recipe, out, **options), "seeds": list(each)}
+    if (out / "checkpoints").is_dir() and not overwrite:
+        raise UsageError(f"{out} is one run and not several. Choose another --out.")
+    with locked(out / LOCK, out):
+        must_be_new(out, overwrite=overwrite, resume=resume)
+        if not (resume and (out / SEEDS).exists()):
+            _clear(out)
+            write_text(out / "recipe.yaml", recipe.text())
+            write_text(out / SEEDS, to_json({"status": "running"}))
+        clear_drafts(out)
+        runs = {name: train(one, out / name, resume=resume, **options) for name, one in each.items()}
+        scores = {name: run["validation"] for name, run in runs.items()}
+        monitor, sign = load_config(str(out / next(iter(runs))))[2].monitor
+        best = max(scores, key=lambda name: sign * scores[name][monitor])
+        with whole_folder(out / "model") as draft:
+            shutil.copytree(out / best / "model", draft, dirs_exist_ok=True)
+        write_text(out / "recipe.yaml", each[best].text())
+        found = {
+            "run": str(out),
+            "validation": _spread(list(scores.values())),
+            "seeds": scores,
+            "chosen_by": monitor,
+            "best": best,
+            "model": str(out / "model"),
+        }
+        write_text(out / SEEDS, to_json(found))
+        return found
+
+
+def _spread(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, least and largest of each metric that all have, over seeds."""
+    names = [name for name in scores[0] if name != "step" and all(name in one for one in scores)]
+    values = {name: [one[name] for one in scores] for name in names}
+    return {name: {"mean": sum(v) / len(v), "min": min(v), "max": max(v)} for name, v in values.items()}
 
 
 def _report(out: Path) -> None:

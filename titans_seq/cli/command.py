@@ -174,3 +174,16 @@ def backbone_of(start: str | None, config: str | None, default: str) -> dict[str
 def sets_length(settings: list[str] | None) -> bool:
     """Whether ``--set`` says how long to train, so that a default must not."""
     return any(s.startswith(("training.steps=", "training.epochs=")) for s in settings or [])
+
+
+def weights_of(text: str) -> Any:
+    """``balanced``, or NAME=WEIGHT between commas as a mapping."""
+    from titans_seq.errors import UsageError
+
+    if text == "balanced":
+        return text
+    try:
+        pairs = [part.rpartition("=")[::2] for part in text.split(",")]
+        return {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        raise UsageError(f"--class-weights {text}: give balanced, or NAME=WEIGHT between commas.") from None
