@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby, pairwise
+from math import lcm
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -33,11 +34,14 @@ def _batch(
     return to_tensors({"tokens": padded(codes, length), "previous": np.array(previous, np.int64)}, device)
 
 
-def block_size(config: BackboneConfig) -> int:
-    """Bases of a long record that are read at once: whole segments, where a backbone has them, or all of it."""
+def block_size(config: BackboneConfig, bin: int = 1) -> int:
+    """Bases of a long record that are read at once: whole segments, where a backbone has them, and whole bins.
+
+    Of a backbone that reads records as a whole, all of one.
+    """
     if config.whole:
         return TOGETHER
-    segment = getattr(config.block, "segment", 1)
+    segment = lcm(getattr(config.block, "segment", 1), bin)
     return segment * max(1, BLOCK // segment)
 
 
@@ -419,6 +423,65 @@ def _mean_values(group: list[Block], values: list[np.ndarray], other: dict[int, 
     """Values (K, n) of blocks averaged with those of their records along the other strand."""
     there = (other[block.record][:, block.start : block.start + len(block.codes)] for block in group)
     return [(own + turned) / 2 for own, turned in zip(values, there, strict=True)]
+
+
+@torch.inference_mode()
+def position_steps(
+    model: SequenceModel,
+    blocks: Iterable[Block],
+    batch_size: int,
+    point: Point,
+    course: Course,
+    track: str | None = None,
+    both_strands: bool = False,
+) -> Steps:
+    """Rows of `TrackFile`, one a block, under a task that answers along the sequence: its tracks, or one of them.
+
+    With ``both_strands`` they are made of the mean of the outputs along both strands.
+    """
+    names, bin = model.task.track_names, getattr(model.task, "bin", 1)
+    kept = [i for i, name in enumerate(names) if track in (None, name)]
+
+    def read(blocks: Iterable[Block], point: Point) -> Iterator[Found]:
+        return _positions(model, blocks, batch_size, point, course, bin)
+
+    size = block_size(model.backbone.config, bin)
+    steps = read(blocks, point)
+    if both_strands:
+        steps = _with_other_strand(read, blocks, batch_size, point, size, _turned, _mean_values)
+    for group, outputs, after in steps:
+        rows = []
+        for block, output in zip(group, outputs or (), strict=True):
+            if len(block.codes):
+                values = model.task.tracks(torch.from_numpy(output.T.copy())[None])[0, kept].numpy()
+                shown = [names[i] for i in kept]
+                rows.append({"chrom": block.id, "start": block.start, "tracks": shown, "values": values})
+        yield rows, after
+
+
+def _positions(
+    model: SequenceModel, blocks: Iterable[Block], batch_size: int, point: Point, course: Course, bin: int
+) -> Iterator[Found]:
+    """Outputs (C, n) of each block, for each base that of its bin."""
+    walk, head = _Walk(model, model.head, course, point.carried), model.head
+
+    def outputs(group: list[Block], hidden: Tensor, tokens: Tensor) -> list[np.ndarray]:
+        batch = {"tokens": tokens}
+        output = head.result(head.fold(head.start(batch), hidden, batch))
+        must_be_finite(output, (f"record {quoted(block.id)}" for block in group))
+        wide = output.float().movedim(-1, 1).repeat_interleave(bin, -1).cpu().numpy()
+        return [own[:, : len(block.codes)] for block, own in zip(group, wide, strict=True)]
+
+    for group in _groups(blocks, point, batch_size, not course.alone, model.backbone.config.padded):
+        if len(group) > 1:
+            hidden, batch = _read_together(model, head, group, course.start)
+            point = _past(point, group)
+            yield group, outputs(group, hidden, batch["tokens"]), point
+            continue
+        read = [(hidden, batch["tokens"]) for hidden, batch in walk.read(group[0])]
+        point = walk.point(point, group[0], None)
+        found = outputs(group, *(torch.cat(parts, 1) for parts in zip(*read, strict=True))) if read else None
+        yield group, found or [np.zeros((head.logits.out_features, 0), np.float32)], point
 
 
 def _met(seen: list[list[Tensor]]) -> Tensor:
