@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common import arguments, keep, train
 
-from titans_seq.genomics import evaluate
+from titans_seq.evaluation import evaluate
 
 BACKBONE = {
     "width": 128,
@@ -50,7 +50,8 @@ def main() -> None:
             "seconds": run["seconds"],
             "validation": run["validation"],
             "test": test["model"],
-            "order_7_markov_bits_per_nt": 1.931,
+            "interpolated_markov": test["interpolated_markov"],
+            "intervals": test["intervals"],
         },
         options.threads,
     )

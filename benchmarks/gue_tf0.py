@@ -3,7 +3,7 @@
 import numpy as np
 from common import arguments, keep, train
 
-from titans_seq.genomics import evaluate
+from titans_seq.evaluation import evaluate
 
 SEEDS = (0, 1)
 BACKBONE = {

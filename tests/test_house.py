@@ -31,8 +31,8 @@ FLOORS = [
     {"miras", "ops", "rotary"},
     {"memory", "delta_memory", "memory_state", "pieces", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
-    {"training", "stream", "checkpoint", "data", "baselines"},
-    {"run", "forecast", "genomics", "variants", "demo", "doctor", "bench", "recipe", "report"},
+    {"training", "stream", "checkpoint", "data", "baselines", "bootstrap"},
+    {"run", "forecast", "genomics", "evaluation", "variants", "demo", "doctor", "bench", "recipe", "report"},
     {"cli"},
 ]
 BESIDE = {
@@ -50,9 +50,10 @@ BESIDE = {
     "run": {"recipe", "report"},
     "forecast": {"recipe", "run"},
     "genomics": {"run"},
+    "evaluation": {"genomics", "run"},
     "variants": {"report", "run"},
     "bench": {"report"},
-    "demo": {"forecast", "genomics", "recipe", "report", "run"},
+    "demo": {"evaluation", "forecast", "genomics", "recipe", "report", "run"},
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=-1) for room in rooms}
 # What a room may import from outside; the others may import any dependency, and data all but torch.

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from titans_seq import forecast
 from titans_seq.checkpoint import load_pretrained
 from titans_seq.data.fasta import read_fasta
+from titans_seq.evaluation import evaluate
 from titans_seq.files import must_be_new, to_json, write_text
-from titans_seq.genomics import evaluate, predict
+from titans_seq.genomics import predict
 from titans_seq.progress import Progress
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.plots import forecast_plot, likelihood_plot

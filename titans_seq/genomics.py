@@ -1,8 +1,6 @@
-"""The verbs of sequences: predict, score, embed, generate, evaluate."""
+"""The verbs of sequences: predict, score, embed, generate."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,26 +8,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from titans_seq import baselines
 from titans_seq.blocks import expand
-from titans_seq.checkpoint import SequenceModel
+from titans_seq.checkpoint import SequenceModel, load_config
 from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
 from titans_seq.data.fasta import Block, read_blocks
 from titans_seq.data.intervals import interval_kind
-from titans_seq.data.record import LOWER, Record, Tally, decode, encode, quoted
+from titans_seq.data.record import Record, Tally, decode, encode, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.reset import reset_rule
 from titans_seq.data.sequences import WHOLE, each_sequence, is_fasta, read_sequences
-from titans_seq.data.sources import SOURCES
 from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import PartFile, RowFile, check_suffix
-from titans_seq.errors import InputError, ModelError, NumericFault, TitansError, UsageError, warn
+from titans_seq.errors import InputError, ModelError, NumericFault, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, whole_file
 from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file, is_there
-from titans_seq.run import about, check_state_files, data_of, dry, finished, identity, load, prepare, reading_of, write
+from titans_seq.run import about, check_state_files, dry, finished, identity, load, prepare, reading_of, write
 from titans_seq.signals import watching
 from titans_seq.stream import Point, Steps, prefetch
 from titans_seq.stream.sequences import (
@@ -43,13 +39,13 @@ from titans_seq.stream.sequences import (
     block_size,
     carried_template,
     learned_start,
+    position_steps,
     sequence_steps,
     settled,
     track_steps,
 )
 from titans_seq.tasks.language import LanguageHead
 from titans_seq.tasks.pooling import Embedder
-from titans_seq.training.evaluation import evaluate as measure
 
 GENERATED = (".fa", ".fasta", ".fna")
 LINE = 80  # bases a line of FASTA
@@ -91,9 +87,23 @@ class _Job(NamedTuple):
     template: Callable[[], Carried]
 
 
-def predict(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
-    """Predict every record of a FASTA or table with a sequence model, into ``out``; options are of `Reading`."""
+def predict(source: str, path: str, out: Path, *, track: str | None = None, **options: Any) -> dict[str, Any]:
+    """Predict every record of a FASTA or table with a sequence model, into ``out``.
+
+    Args:
+        source: the model.
+        path: FASTA or table.
+        out: a table of a row a record; of a task that answers along the sequence .parquet, or .bedgraph or .bw of one
+            of its tracks.
+        track: which one.
+        options: of `Reading`.
+    """
     reading = Reading(**options)
+    task = load_config(source)[2]
+    if hasattr(task, "tracks"):
+        return _predict_along(source, path, out, reading, task, track)
+    if track is not None:
+        raise UsageError(f"--track {track}: task {task.kind} has no tracks. Leave it out.")
 
     def job(model: SequenceModel, course: Course) -> _Job:
         if not hasattr(model.task, "columns"):
@@ -109,6 +119,29 @@ def predict(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]
         )
 
     return _read(source, path, out, reading, RowFile, job)
+
+
+def _predict_along(source: str, path: str, out: Path, reading: Reading, task: Any, track: str | None) -> dict[str, Any]:
+    """Predict along every record: tracks, a value a base."""
+    names = task.track_names
+    if track is not None and track not in names:
+        raise UsageError(f"--track {track} is none of this model's. It has {', '.join(names)}.")
+    if out.suffix in TrackFile.suffixes[:2] and track is None:
+        if len(names) > 1:
+            raise UsageError(f"{out} holds one track and the model has {', '.join(names)}. Give --track or .parquet.")
+        track = names[0]
+    if out.suffix == ".bw":
+        bigwig_tools()  # before hours of work
+
+    def job(model: SequenceModel, course: Course) -> _Job:
+        return _Job(
+            lambda blocks, point: position_steps(
+                model, blocks, reading.batch_size, point, course, track, reading.both_strands
+            ),
+            lambda: Carried(None, learned_start(model)),
+        )
+
+    return _read(source, path, out, reading, TrackFile, job, track=str(track))
 
 
 def embed(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
@@ -215,7 +248,8 @@ def _read(
             "Leave out --state-in, --state-out and --reset never."
         )
     steps, template = job(model, course)
-    size, sequence = block_size(model.backbone.config), reading_of(source).get("sequence")
+    size = block_size(model.backbone.config, getattr(model.task, "bin", 1))
+    sequence = reading_of(source).get("sequence")
     regions = WHOLE if is_fasta(file) else regions_for(source, reading.regions)
 
     def records_of() -> Iterator[Block]:
@@ -420,80 +454,3 @@ def blocks_of(
         starts = range(0, max(1, len(record)), size)
         for start in starts:
             yield Block(number, record.id, start, record.codes[start : start + size], start == starts[-1])
-
-
-def evaluate(
-    source: str,
-    path: str,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    baseline: bool = True,
-    labels: str | None = None,
-    label: str | None = None,
-    both_strands: bool = False,
-    regions: Mapping[str, Any] = MappingProxyType({}),
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
-
-    A classifier that is a run is printed beside k-mer logistic regression fitted to the run's training table. With
-    ``both_strands`` the mean of what each sequence and its other strand give is measured.
-    """
-    model = load(source, prepare(device, threads, seed), "genomics")
-    kind, cut = SOURCES[model.task.data], regions_for(source, regions)
-    if kind.streamed and model.task.causal:
-        return dry(model, files=1) if dry_run else _measured_stream(model, path, batch_size, cut, both_strands)
-    beside = {name: value for name, value in (("labels", labels), ("label", label)) if value}
-    more = {} if kind.streamed else beside | {"regions": cut}
-    data = kind.of_file(path, **reading_of(source) | more)
-    items = data.evaluation(model.task)
-    if dry_run:
-        return dry(model, items=len(items))
-    measured = measure(model, items, batch_size, "evaluating", both_strands)
-    found: dict[str, Any] = {"items": len(items), "model": measured}
-    data = data_of(source)
-    if baseline and data is not None and not data.streamed:
-        try:
-            train = data.read(data.train)
-        except TitansError as error:  # the training table may be gone or changed since
-            warn(f"There is no baseline beside the model: {error}")
-            return found
-        p = baselines.kmer_probabilities(train, items.records, model.task.classes)
-        found["kmer_logistic_regression"] = model.task.metrics({"p": p, "label": np.array(items.labels)})
-    return found
-
-
-def _measured_stream(
-    model: SequenceModel, path: str, batch_size: int, regions: Regions, both_strands: bool
-) -> dict[str, Any]:
-    """Metrics of a model that reads each record as one stream, its memory carried from block to block."""
-    lower: deque[np.ndarray] = deque()  # of each block that is read and not measured yet: where its repeats are
-
-    def blocks() -> Iterator[Block]:
-        size = block_size(model.backbone.config)
-        for block in blocks_of(data_file(path), size, regions=regions, keep_case=True):
-            if len(block.codes):
-                lower.append(block.codes >= LOWER)
-            yield replace(block, codes=block.codes & (LOWER - 1))
-
-    course, point, sums = Course(learned_start(model)), Point(), []
-    with Progress("evaluating", "tokens", None) as progress:
-        for rows, after in track_steps(model, prefetch(blocks()), batch_size, point, course, ("loglik",), both_strands):
-            sums += [_likelihoods(row["values"][0], lower.popleft()) for row in rows]
-            progress.add(after.tokens - point.tokens)
-            point = after
-    columns = {name: np.array([row[name] for row in sums]) for name in sums[0]} if sums else {}
-    if not sums or not columns["scored_bases"].sum():
-        raise InputError(f"{path}: no base A, C, G, T to measure on. Give other records.")
-    return {"items": point.done, "model": model.task.metrics(columns)}
-
-
-def _likelihoods(loglik: np.ndarray, lower: np.ndarray) -> dict[str, float]:
-    """What the metrics of a language model need of ln p (n,) of bases, NaN where there is none, some in lower case."""
-    found = {"log_likelihood": loglik, "repeat_log_likelihood": loglik[lower]}
-    nats = {name: float(np.nansum(values, dtype=np.float64)) for name, values in found.items()}
-    known = np.isfinite(loglik)
-    return nats | {"scored_bases": int(known.sum()), "repeat_bases": int((known & lower).sum())}

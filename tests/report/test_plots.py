@@ -20,6 +20,7 @@ from titans_seq.report.plots import (
     likelihood_plot,
     mutation_plot,
     scaling_plot,
+    scores_plot,
     training_curve,
 )
 
@@ -157,3 +158,33 @@ def test_right_answers_by_length(tmp_path: Path) -> None:
     assert shown(tmp_path / "two.png")
     accuracy_plot([Chart("one", {"a": [Share(256, 1.0, 0.9, 1.0)]}, 0.5, 256)], tmp_path / "one.png")
     assert shown(tmp_path / "one.png")
+
+
+CLASSES = [["a", "$b$"], NAMES[:5], [str(i) for i in range(20)]]
+
+
+@pytest.mark.parametrize("names", CLASSES, ids=["two", "hostile", "many"])
+@pytest.mark.parametrize("intervals", [True, False])
+def test_scores_of_a_classifier(tmp_path: Path, names: list[str], intervals: bool) -> None:
+    scores = {"mcc": 0.4, "auroc": None, "log_loss": 0.6}
+    part = {"items": 9, "model": scores, "majority_class": {"mcc": 0.0}}
+    if intervals:
+        part["intervals"] = {"model": {"mcc": [0.3, 0.5]}, "majority_class": {"mcc": [0.0, 0.0]}}
+    details = {
+        "classes": names,
+        "confusion": np.eye(len(names), dtype=int).tolist(),
+        "roc": {name: [[0.0, 0.0], [0.2, 0.8], [1.0, 1.0]] for name in names[:-1]} | {names[-1]: []},
+        "calibration": [[0.6, 0.5, 4.0], [0.9, 0.95, 5.0]],
+    }
+    scores_plot({**part, "leak_free": part, "details": details}, tmp_path / "s.png", title=names[-1])
+    assert shown(tmp_path / "s.png") > 0.01
+
+
+def test_scores_of_a_regression_and_of_a_language_model(tmp_path: Path) -> None:
+    pairs = [[float(i), i / 2] for i in range(30)]
+    found = {"items": 30, "model": {"pearson": 1.0, "r2": 0.1}, "details": {"scatter": {n: pairs for n in NAMES[:2]}}}
+    scores_plot(found, tmp_path / "r.png")
+    assert shown(tmp_path / "r.png") > 0.01
+    found = {"items": 3, "model": {"bits_per_nt": 1.9}, "interpolated_markov": {"bits_per_nt": 1.95}, "chromosomes": {}}
+    scores_plot(found, tmp_path / "l.png")
+    assert imread(tmp_path / "l.png").shape[1] > 500

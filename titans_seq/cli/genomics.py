@@ -27,6 +27,7 @@ from titans_seq.cli.command import (
     backbone_of,
     command,
     sets_length,
+    weights_of,
 )
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -71,6 +72,11 @@ _CUTTING: dict[str, Any] = {  # options of `titans_seq.data.regions.Regions`
     ],
     "blacklist": Annotated[str | None, typer.Option(metavar="BED", help="Leave out windows that overlap these.")],
 }
+
+
+def _one_or_more(columns: list[str] | None) -> Any:
+    """One column as its name, several as a list."""
+    return columns[0] if columns and len(columns) == 1 else columns
 
 
 def cutting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -216,11 +222,31 @@ def finetune(
     ] = None,
     start: Start = None,
     config: Config = None,
-    task: Annotated[str, typer.Option(help="classification.")] = "classification",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="classification; multilabel: a;c, or a column of 0 and 1 for each label; regression: one number or "
+            "several; segmentation: a class a base; tracks: a list of numbers, one a bin of bases."
+        ),
+    ] = "classification",
     labels: Annotated[str | None, typer.Option(help="Table of id and label, when TRAIN has no labels.")] = None,
     sequence_column: Annotated[str | None, typer.Option(help="Column of the sequences; found by itself.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels; found by itself.")] = None,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="Column of the labels, may be repeated; one is found by itself.")
+    ] = None,
+    bigwig: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="For --task tracks on intervals: values by bin; may be repeated."),
+    ] = None,
     jitter: Annotated[int, typer.Option(min=0, help="Move windows at random, by so many bases at most.")] = 0,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(metavar="balanced|NAME=WEIGHT,...", help="Weights of the classes in the loss; 1 if not given."),
+    ] = None,
+    head_only: Annotated[bool, typer.Option("--head-only", help="Leave the backbone as it is.")] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train so many runs, from --seed on, into RUN/seed-*, and compare them.")
+    ] = 1,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -229,14 +255,15 @@ def finetune(
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> Any:
-    """Train a classifier, from a trained backbone or anew.
+    """Train on labelled sequences, from a trained backbone or anew.
 
-    Example: titans-seq genomics finetune train.csv --out runs/promoters --backbone runs/genome
+    Example: titans-seq genomics finetune train.csv --out runs/promoters --backbone runs/genome --seeds 5
 
     Example: titans-seq genomics finetune peaks.csv --reference genome.fa.gz --window 500 --jitter 50 --out runs/peaks
     """
     from titans_seq.recipe import build
     from titans_seq.run import train as run_train
+    from titans_seq.run import train_seeds
 
     data = {
         "kind": "sequences",
@@ -244,19 +271,28 @@ def finetune(
         "validation": absolute(validation) if validation else None,
         "labels": absolute(labels) if labels else None,
         "sequence": sequence_column,
-        "label": label_column,
+        "label": _one_or_more(label_column),
+        "bigwig": [absolute(path) for path in bigwig or ()],
         "regions": {**regions, "jitter": jitter},
     }
+    weights = {} if class_weights is None else {"class_weights": weights_of(class_weights)}
+    frozen = {"freeze": True} if head_only else {}
     content = {
         "data": data,
-        "task": {"kind": task},
-        "training": {"batch_size": 64, **({} if sets_length(settings) else {"epochs": 5})},
+        "task": {"kind": task, **weights},
+        "training": {"batch_size": 64, **frozen, **({} if sets_length(settings) else {"epochs": 5})},
         "seed": seed,
         "threads": threads,
         **backbone_of(start, config, "dna_tiny"),
     }
     recipe = build(content, settings or [], "the command line")
-    return run_train(recipe, out, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run)
+    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "device": device, "dry_run": dry_run}
+    if seeds == 1:
+        return run_train(recipe, out, **options)
+    from titans_seq.report.scores import seeds_table
+
+    found = train_seeds(recipe, out, seeds, **options)
+    return found if dry_run else (seeds_table(found), found, 0)
 
 
 @command(app)
@@ -265,14 +301,18 @@ def evaluate(
     model: Model,
     table: Annotated[str, typer.Argument(help="Labelled table or intervals; for a language model also a FASTA.")],
     regions: dict[str, Any],
-    out: Annotated[Path | None, typer.Option(help="Write the metrics as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result as JSON, and a picture beside it as .png.")] = None,
     labels: Annotated[str | None, typer.Option(help="Table of id and label, when TABLE has no labels.")] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Column of the labels; as in training, or found by itself.")
+        list[str] | None, typer.Option(help="Column of the labels, may be repeated; else as in training.")
+    ] = None,
+    leak_free: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Rows without a leak, which are measured alone too.")
     ] = None,
     baseline: Annotated[
-        bool, typer.Option(help="Print k-mer logistic regression, fitted to the run's training table, beside.")
+        bool, typer.Option(help="Show baselines, fitted to the run's training data, beside the model.")
     ] = True,
+    resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0 gives no intervals.")] = 1000,
     both_strands: BothStrands = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -281,30 +321,40 @@ def evaluate(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> Any:
-    """Measure a model on data it has not seen.
+    """Measure a model on data it has not seen, with intervals of 95 %, beside baselines.
 
-    Example: titans-seq genomics evaluate runs/promoters test.csv
+    Example: titans-seq genomics evaluate runs/promoters test.csv --leak-free clean.csv --out scores.json
     """
     from titans_seq.cli.top import check_new, write_json
-    from titans_seq.genomics import evaluate as run_evaluate
+    from titans_seq.evaluation import evaluate as run_evaluate
+    from titans_seq.report.scores import score_table
 
-    check_new(out, overwrite)
+    for file in (out, out and out.with_suffix(".png")):
+        check_new(file, overwrite)
     found = run_evaluate(
         model,
         table,
         labels=labels,
-        label=label_column,
+        label=_one_or_more(label_column),
         regions=regions,
+        leak_free=leak_free,
         device=device,
         threads=threads,
         seed=seed,
         batch_size=batch_size,
         baseline=baseline,
+        resamples=resamples,
         both_strands=both_strands,
         dry_run=dry_run,
     )
+    if dry_run:
+        return found
     write_json(found, out)
-    return found
+    if out is not None:
+        from titans_seq.report.plots import scores_plot
+
+        scores_plot(found, out.with_suffix(".png"), title=f"{Path(model).name} on {Path(table).name}")
+    return score_table(found), found, 0
 
 
 @command(app)
@@ -313,7 +363,10 @@ def predict(
     model: Model,
     path: Input,
     regions: dict[str, Any],
-    out: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")],
+    out: Annotated[
+        Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet; along sequences .parquet .bedgraph .bw")
+    ],
+    track: Annotated[str | None, typer.Option(help="For .bedgraph and .bw: which of several tracks.")] = None,
     state_in: StateIn = None,
     state_out: StateOut = None,
     reset: Reset = "record",
@@ -326,7 +379,7 @@ def predict(
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> Any:
-    """Predict every record: class probabilities, or for a language model its likelihood. Any length, in flat memory.
+    """Predict every record, of any length in flat memory: classes, numbers, tracks, a language model's likelihood.
 
     Example: titans-seq genomics predict runs/promoters genome.fa.gz --out predictions.tsv
 
@@ -338,6 +391,7 @@ def predict(
         model,
         path,
         out,
+        track=track,
         regions=regions,
         state_in=state_in,
         state_out=state_out,

@@ -453,3 +453,121 @@ def accuracy_plot(charts: Sequence[Chart], out: Path) -> None:
         _sizes(axes)
     _legend(figure, handles)
     _save(figure, out)
+
+
+# --- scores
+
+SCORES = {  # what a picture has room for, of each kind of task: those a figure of merit is quoted by
+    "mcc": "MCC",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "r2": "R²",
+    "bits_per_nt": "bits a nucleotide",
+}
+
+
+def scores_plot(found: Mapping[str, Any], out: Path, *, title: str = "") -> None:
+    """Draw what `titans_seq.evaluation.evaluate` found: scores with intervals, and what the task has beside them.
+
+    Args:
+        found: its result; what is measured without leaks stands beside.
+        out: PNG to write.
+        title: of the picture.
+    """
+    details = found.get("details", {})
+    panels = [draw for name, draw in _DETAILS.items() if details.get(name)]
+    figure = _figure(4.6 + 3.8 * len(panels), 4.2)
+    first, *rest = figure.subplots(1, 1 + len(panels), squeeze=False)[0]
+    _draw_scores(first, found)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8.5, frameon=False)
+    for axes, draw in zip(rest, panels, strict=True):
+        draw(axes, details)
+    if title:
+        figure.suptitle(_shown(title, TITLE), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
+    _save(figure, out)
+
+
+def _draw_scores(axes: Axes, found: Mapping[str, Any]) -> None:
+    """A point and its interval for each model and score; filled on all rows, open on those without leaks."""
+    models = [name for name in found if isinstance(found[name], dict) and set(found[name]) & set(SCORES)]
+    scores = [score for score in SCORES if score in found["model"]]
+    for place, (name, colour) in enumerate(zip(models, (BLUE, GREY, ORANGE, GREEN), strict=False)):
+        for part, fill in ((found, "full"), (found.get("leak_free"), "none")):
+            if part is None:
+                continue
+            at = np.arange(len(scores)) + 0.16 * place + (0.06 if fill == "none" else 0) - 0.08 * (len(models) - 1)
+            values = np.array([_known(part[name].get(score)) for score in scores])
+            bounds = part.get("intervals", {}).get(name, {})
+            low, high = np.array([bounds.get(s, (v, v)) for s, v in zip(scores, values, strict=True)]).T
+            label = name.replace("_", " ") + (", without leaks" if fill == "none" else "")
+            errors = np.nan_to_num(np.stack([values - low, high - values]).clip(0))
+            axes.errorbar(values, at, xerr=errors, fmt="o", fillstyle=fill, color=colour, markersize=5, label=label)
+    axes.set_yticks(range(len(scores)), [SCORES[score] for score in scores])
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    _named(axes, "with 95 % bootstrap intervals" if "intervals" in found else "", "")
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _draw_confusion(axes: Axes, details: Mapping[str, Any]) -> None:
+    counts, names = np.array(details["confusion"], float), [_shown(name, 12) for name in details["classes"]]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= 12:
+        for row, column in np.ndindex(*counts.shape):
+            colour = "white" if share[row, column] > 0.6 else INK
+            text = f"{counts[row, column]:,.0f}\n{share[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
+        axes.set_xticks(range(len(names)), names, rotation=30, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+    _named(axes, "found", "label")
+    axes.grid(False)
+    _titled(axes, "Confusion, with shares of a label")
+
+
+def _draw_roc(axes: Axes, details: Mapping[str, Any]) -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+    for (name, points), (colour, style) in zip(details["roc"].items(), STYLES, strict=False):
+        if points:
+            axes.plot(*np.array(points).T, style, color=colour, linewidth=1.6, label=_shown(name))
+    _named(axes, "false positive rate", "true positive rate")
+    _titled(axes, "ROC")
+    _plain_legend(axes)
+
+
+def _draw_calibration(axes: Axes, details: Mapping[str, Any]) -> None:
+    said, right, _ = np.array(details["calibration"]).T
+    low = min(said.min(), right.min())
+    axes.plot([low, 1], [low, 1], color=GREY, linestyle="--", linewidth=1)
+    axes.plot(said, right, color=BLUE, marker="o", markersize=4, linewidth=1.6)
+    _named(axes, "probability of the class found", "share that is right")
+    _titled(axes, "Calibration, tenths of the rows")
+
+
+def _draw_scatter(axes: Axes, details: Mapping[str, Any]) -> None:
+    for (name, pairs), (colour, _) in zip(details["scatter"].items(), STYLES, strict=False):
+        value, said = np.array(pairs).T
+        axes.plot(value, said, ".", color=colour, alpha=0.4, markersize=4, label=_shown(name))
+    if len(details["scatter"]) > 1:
+        _plain_legend(axes)
+    _named(axes, "label", "prediction")
+    _titled(axes, "Predictions")
+
+
+def _plain_legend(axes: Axes) -> None:
+    legend = axes.legend(fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a $ in a class is no formula
+
+
+_DETAILS = {
+    "confusion": _draw_confusion,
+    "roc": _draw_roc,
+    "calibration": _draw_calibration,
+    "scatter": _draw_scatter,
+}

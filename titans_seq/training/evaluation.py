@@ -27,10 +27,10 @@ def _batches(items: Items, batch_size: int, alike: bool) -> Iterator[list[Item]]
 
 
 @torch.no_grad()
-def evaluate(
+def answers(
     model: SequenceModel, items: Items, batch_size: int, what: str = "", both_strands: bool = False
-) -> dict[str, float]:
-    """Metrics of ``model``'s task over all items, in order, none dropped.
+) -> dict[str, np.ndarray]:
+    """What the metrics of ``model``'s task need of all items, a row an item, in order, none dropped.
 
     Args:
         model: what is measured.
@@ -62,6 +62,12 @@ def evaluate(
             progress.add(len(given))
             done += len(given)
     model.train(was_training)
-    with warnings.catch_warnings():  # a metric that one class or one item does not define is told by its value
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def evaluate(model: SequenceModel, items: Items, batch_size: int, what: str = "") -> dict[str, float]:
+    """Metrics of ``model``'s task over all items; arguments and errors as for `answers`."""
+    rows = answers(model, items, batch_size, what)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):  # what these items do not define is told by its value
         warnings.simplefilter("ignore")
-        return model.task.metrics({name: np.concatenate(parts) for name, parts in found.items()})
+        return model.task.metrics(rows)

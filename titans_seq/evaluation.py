@@ -1,0 +1,215 @@
+"""The verb evaluate of sequences: a model beside its baselines, with intervals, on all of a test set and on parts."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from titans_seq.baselines import KMERS, Markov
+from titans_seq.bootstrap import MODEL, RESAMPLES, Compared, Rows, compare, compare_parts
+from titans_seq.checkpoint import SequenceModel
+from titans_seq.data.fasta import Block
+from titans_seq.data.record import LOWER
+from titans_seq.data.regions import Regions
+from titans_seq.data.sources import SOURCES
+from titans_seq.data.subset import rows_in
+from titans_seq.data.windows import LabelledSequences, N
+from titans_seq.errors import InputError, TitansError, UsageError, warn
+from titans_seq.genomics import blocks_of, regions_for
+from titans_seq.progress import Progress
+from titans_seq.resources import data_file
+from titans_seq.run import data_of, dry, load, prepare, reading_of
+from titans_seq.stream import Point, prefetch
+from titans_seq.stream.sequences import Course, block_size, learned_start, track_steps
+from titans_seq.training.evaluation import answers
+
+MARKOV = "interpolated_markov"
+CHROMOSOMES = 100  # more parts than this are records, not chromosomes
+
+
+def evaluate(
+    source: str,
+    path: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    baseline: bool = True,
+    labels: str | None = None,
+    label: str | list[str] | None = None,
+    both_strands: bool = False,
+    regions: Mapping[str, Any] = MappingProxyType({}),
+    leak_free: str | None = None,
+    resamples: int = RESAMPLES,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
+
+    A model that is a run stands beside baselines fitted to the run's training part. Intervals resample records; of a
+    language model stretches of 4,096 bases, since a genome may be one record.
+
+    Args:
+        source: the model.
+        path: labelled table or FASTA.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        seed: of the resamples.
+        batch_size: records read side by side.
+        baseline: fit and show baselines.
+        labels: table of id and label, when ``path`` has no labels.
+        label: its column of labels, or several; as in training if not given.
+        both_strands: measure the mean of what each sequence and its other strand give.
+        regions: fields of `titans_seq.data.regions.Regions`; as in training where not given.
+        leak_free: table of the rows that are in no way in the training data; these are measured alone too.
+        resamples: of the bootstrap; 0 gives no intervals.
+        dry_run: check, measure nothing.
+    """
+    model = load(source, prepare(device, threads, seed), "genomics")
+    kind, cut = SOURCES[model.task.data], regions_for(source, regions)
+    if kind.streamed and leak_free:
+        raise UsageError(f"--leak-free is for labelled rows; {source} is a model of task {model.task.kind}.")
+    if kind.streamed and model.task.causal:
+        if dry_run:
+            return dry(model, files=1)
+        compared, groups = _stream(model, source, path, cut, batch_size, baseline, both_strands)
+        found = {**compare(compared, seed=seed, resamples=resamples), "items": len(set(groups))}
+        return found | _by_chromosome(compared, np.array(groups))
+    beside = {name: value for name, value in (("labels", labels), ("label", label)) if value}
+    more = {} if kind.streamed else beside | {"regions": cut}
+    data = kind.of_file(path, **reading_of(source) | more)
+    items = data.evaluation(model.task)
+    if dry_run:
+        return dry(model, items=len(items))
+    clean = rows_in(data_file(leak_free), items.records) if leak_free else None
+    measured = answers(model, items, batch_size, "evaluating", both_strands)
+    if not isinstance(items, LabelledSequences):  # windows of a genome, with masks
+        return compare(Compared({MODEL: measured}, model.task.metrics, len(items)), seed=seed, resamples=resamples)
+    rows = {MODEL: measured, **(_baselines(model.task, source, items) if baseline else {})}
+    rows = {name: model.task.prepared(own) for name, own in rows.items()}
+    compared = Compared(rows, model.task.metrics, len(items))
+    found = compare(compared, seed=seed, resamples=resamples)
+    found["details"] = model.task.details(measured)
+    if clean is not None:
+        if not clean.any():
+            raise InputError(f"{leak_free} names no row, so there is nothing to measure without leaks.")
+        found["leak_free"] = compare(compared.part(clean), seed=seed, resamples=resamples)
+    return found | _by_chromosome(compared, np.array([record.chrom or "" for record in items.records]))
+
+
+def _by_chromosome(compared: Compared, groups: np.ndarray) -> dict[str, Any]:
+    """Scores of each chromosome, where there are several."""
+    names = list(dict.fromkeys(groups.tolist()))
+    if not 1 < len(names) <= CHROMOSOMES or "" in names:
+        return {}
+    return {"chromosomes": compare_parts(compared, {name: groups == name for name in names})}
+
+
+# --- labelled sequences
+
+
+def _baselines(task: Any, source: str, items: LabelledSequences) -> dict[str, Rows]:
+    """What the metrics need of what a task is measured beside, fitted to the run's training table."""
+    data = data_of(source)
+    if data is None:
+        return {}
+    try:
+        train = data.evaluation(task)
+    except TitansError as error:  # the training table may be gone or changed since
+        warn(f"There is no baseline beside the model: {error}")
+        return {}
+    same = task.same(train.targets)
+    found = {task.constant: _answered(task, items, [same] * len(items))}
+    if task.kmers is not None:
+        found[task.kmers] = _answered(task, items, KMERS[task.kmers](train, items, len(same)))
+    return found
+
+
+def _answered(task: Any, items: LabelledSequences, predictions: Any) -> Rows:
+    """What the metrics need of a prediction a record; along a sequence it is the same for every place."""
+    parts = []
+    for prediction, target in zip(predictions, items.targets, strict=True):
+        said = np.broadcast_to(prediction, (len(target), len(prediction))) if task.along else prediction
+        parts.append(task.rows(said[None], target[None]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+# --- genomes
+
+
+def _stream(
+    model: SequenceModel,
+    source: str,
+    path: str,
+    regions: Regions,
+    batch_size: int,
+    baseline: bool,
+    both_strands: bool,
+) -> tuple[Compared, list[str]]:
+    """What the metrics need of every stretch of bases that is read at once, and the record that each is of.
+
+    Each record is read as one stream, the memory carried from block to block.
+    """
+    held: list[Block] = []  # a byte a base, also of its case
+
+    def blocks() -> Iterator[Block]:
+        size = block_size(model.backbone.config)
+        for block in blocks_of(data_file(path), size, regions=regions, keep_case=True):
+            if len(block.codes):
+                held.append(block)
+            yield replace(block, codes=block.codes & (LOWER - 1))
+
+    course, point = Course(learned_start(model)), Point()
+    said: dict[str, list[np.ndarray]] = {MODEL: []}
+    with Progress("evaluating", "tokens", None) as progress:
+        for rows, after in track_steps(model, prefetch(blocks()), batch_size, point, course, ("loglik",), both_strands):
+            said[MODEL] += [row["values"][0] for row in rows]
+            progress.add(after.tokens - point.tokens)
+            point = after
+    if not any(np.isfinite(loglik).any() for loglik in said[MODEL]):
+        raise InputError(f"{path}: no base A, C, G, T to measure on. Give other records.")
+    if baseline and (training := _training_records(source, model)):
+        said[MARKOV] = _markov(held, *training)
+    rows_of = {name: _likelihoods(held, logliks) for name, logliks in said.items()}
+    return Compared(rows_of, model.task.metrics, len(held)), [block.id for block in held]
+
+
+def _likelihoods(held: list[Block], logliks: list[np.ndarray]) -> Rows:
+    """What the metrics of a language model need of ln p (n,) of each block's bases, some in lower case."""
+    rows = []
+    for block, loglik in zip(held, logliks, strict=True):
+        known, lower = block.codes & (LOWER - 1) < N, block.codes >= LOWER
+        within = known & lower
+        nats = loglik.sum(where=known, dtype=np.float64), loglik.sum(where=within, dtype=np.float64)
+        rows.append((*nats, known.sum(), within.sum()))
+    names = ("log_likelihood", "repeat_log_likelihood", "scored_bases", "repeat_bases")
+    return dict(zip(names, np.array(rows, np.float64).T, strict=True))
+
+
+def _training_records(source: str, model: SequenceModel) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+    """Codes of the records that a run was trained on and of those that chose its weights; None where they are gone."""
+    data = data_of(source)
+    if data is None:
+        return None
+    try:
+        parts = data.parts(model.task, 0)
+    except TitansError as error:
+        warn(f"There is no baseline beside the model: {error}")
+        return None
+    train, validation = ([r.codes & (LOWER - 1) for r in part.records] for part in (parts.train, parts.validation))
+    return train, validation
+
+
+def _markov(held: list[Block], train: list[np.ndarray], validation: list[np.ndarray]) -> list[np.ndarray]:
+    """ln p of each block's bases under the Markov model of the order that is best on the validation records."""
+    markov = Markov(train)
+    order = markov.best_order(validation)
+    found: list[np.ndarray] = []
+    for _, group in groupby(held, lambda block: block.record):
+        codes = [block.codes & (LOWER - 1) for block in group]
+        ends = np.cumsum([len(part) for part in codes])
+        found += np.split(markov.loglik(np.concatenate(codes), order), ends[:-1])
+    return found

@@ -1,0 +1,97 @@
+"""What `evaluate` and several seeds found, as tables for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LESS = ("log_loss", "weighted_log_loss", "mse", "mae", "poisson_loss", "bits_per_nt", "perplexity")  # is better
+_OF_PART = ("items", "intervals", "lead", "bootstrap", "leak_free", "chromosomes", "details")
+
+
+def score_table(found: Mapping[str, Any]) -> str:
+    """The result of `titans_seq.evaluation.evaluate` as a table a part: a line a score, a column a model."""
+    parts = [_part(found, f"{found['items']:,} items")]
+    if "leak_free" in found:
+        clean = found["leak_free"]
+        parts.append(_part(clean, f"without leaks: {clean['items']:,} of {found['items']:,} items"))
+    if "chromosomes" in found:
+        parts.append(_chromosomes(found["chromosomes"]))
+    if "bootstrap" in found:
+        how = found["bootstrap"]
+        parts.append(
+            f"In brackets: {how['level']:.0%} of {how['resamples']:,} bootstrap resamples (seed {how['seed']})."
+        )
+    return "\n\n".join(parts)
+
+
+def _part(found: Mapping[str, Any], title: str) -> str:
+    models = [name for name in found if name not in _OF_PART]
+    scores = list(dict.fromkeys(score for name in models for score in found[name]))
+    rows = [[title, *map(_words, models)]]
+    for score in scores:
+        rows.append([_words(score), *(_cell(found, name, score) for name in models)])
+    lines = _aligned(rows)
+    for name, lead in found.get("lead", {}).items():
+        lines += _lead(lead, name)
+    return "\n".join(lines)
+
+
+def _lead(lead: Mapping[str, Sequence[float]], name: str) -> list[str]:
+    """In words on which scores the model is better or worse than a baseline by more than chance."""
+    told = []
+    for word, sign in (("better", 1), ("worse", -1)):
+        ahead = {score: bounds for score, bounds in lead.items() if _sign(bounds) == (-sign if score in LESS else sign)}
+        if ahead:
+            scores = ", ".join(f"{_words(score)} {_span(bounds, sign=True)}" for score, bounds in ahead.items())
+            told.append(f"Model {word} than {_words(name)} beyond chance: {scores}.")
+    return told or [f"Model and {_words(name)} do not differ beyond chance."]
+
+
+def _sign(bounds: Sequence[float]) -> int:
+    """1 or -1 for an interval on one side of 0, else 0."""
+    return (bounds[0] > 0) - (bounds[1] < 0)
+
+
+def _chromosomes(found: Mapping[str, Any]) -> str:
+    """A line a chromosome, a column a score of the model."""
+    scores = list(dict.fromkeys(score for part in found.values() for score in part["model"]))
+    rows = [["chromosome", "items", *map(_words, scores)]]
+    for name, part in found.items():
+        rows.append([name, f"{part['items']:,}", *(_number(part["model"].get(score)) for score in scores)])
+    return "\n".join(_aligned(rows))
+
+
+def seeds_table(found: Mapping[str, Any]) -> str:
+    """What `titans_seq.run.train_seeds` found: mean, least and largest of every validation metric, and who is best."""
+    rows = [["validation", "mean", "least", "largest", *found["seeds"]]]
+    for score, spread in found["validation"].items():
+        runs = (run[score] for run in found["seeds"].values())
+        rows.append([_words(score), *map(_number, (*spread.values(), *runs))])
+    chosen = f"{found['best']} is best by {_words(found['chosen_by'])} and handed on as {found['model']}."
+    return "\n".join([*_aligned(rows), chosen])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float | None) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.4f}"
+
+
+def _span(bounds: Sequence[float], sign: bool = False) -> str:
+    low, high = (f"{bound:+.3f}" if sign else f"{bound:.3f}" for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def _cell(found: Mapping[str, Any], name: str, score: str) -> str:
+    bounds = found.get("intervals", {}).get(name, {}).get(score)
+    number = _number(found[name].get(score))
+    return f"{number} {_span(bounds)}" if bounds and score != "scored_bases" else number
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines[:1], "-" * len(max(lines, key=len)), *lines[1:]]
