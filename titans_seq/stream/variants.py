@@ -40,11 +40,12 @@ class Score(Protocol):
 def _folded(model: SequenceModel, head: Head, codes: list[np.ndarray]) -> Any:
     """What ``head`` keeps of whole sequences, side by side and each from the learned memory, in blocks."""
     device = next(model.parameters()).device
-    tokens, size = padded(codes), block_size(model.backbone.config)
+    tokens, config = padded(codes), model.backbone.config
+    size = tokens.shape[1] if config.whole else block_size(config)
     previous, state, so_far = np.full(len(codes), BEGIN, np.int64), None, None
     for start in range(0, tokens.shape[1], size):
         batch = to_tensors({"tokens": tokens[:, start : start + size], "previous": previous}, device)
-        hidden, state = model.backbone(head.inputs(batch), state)
+        hidden, state = model.hidden(batch, state, head)
         so_far = head.fold(head.start(batch) if so_far is None else so_far, hidden, batch)
         previous = tokens[:, start : start + size][:, -1]
     return head.result(so_far)
@@ -168,7 +169,7 @@ class Scorer:
     ):
         self.model, self.score = model, SCORES[score](model)
         self.genome, self.window, self.both_strands, self.batch_size = genome, window, both_strands, batch_size
-        self.pad = model.backbone.config.causal
+        self.pad = model.backbone.config.padded
 
     @property
     def columns(self) -> dict[str, str]:
