@@ -180,7 +180,8 @@ def test_metrics_of_both_strands(titans: Any, folder: Path, tmp_path: Path) -> N
         given = ["genomics", "evaluate", folder / "classifier", tmp_path / f"{number}.csv", "--both-strands"]
         found.append(titans(*given, "--json").stdout)
         fasta = folder / ("x.fa", "y.fa")[number]
-        found.append(titans("genomics", "evaluate", folder / "language", fasta, "--both-strands").stdout)
+        given = ["genomics", "evaluate", folder / "language", fasta, "--both-strands", "--resamples", 0]
+        found.append(titans(*given).stdout)  # intervals depend on the order of a record's stretches
     assert found[1] == found[3]
     assert (
         pytest.approx(json.loads(found[0])["model"]["log_loss"], rel=1e-6) == json.loads(found[2])["model"]["log_loss"]
