@@ -26,7 +26,7 @@ def test_pieces_are_the_record_and_each_base_has_the_use_it_was_given(
     validation: list[tuple[int, int]], test: list[tuple[int, int]]
 ) -> None:
     record = Record("c", np.arange(LENGTH, dtype=np.uint8))
-    held = HeldOut(*([f"c:{a}-{b}" for a, b in part] for part in (validation, test)))
+    held = HeldOut(*([f"c:{a}-{b}" for a, b in part] for part in (validation, test)), ["c"])
     pieces = list(held.pieces(record))
     assert np.array_equal(np.concatenate([piece.codes for piece, _ in pieces]), record.codes)
     uses = np.concatenate([np.full(len(piece), use) for piece, use in pieces])
@@ -52,9 +52,15 @@ def test_a_region_is_a_record_or_a_part_of_one(text: str, region: tuple[Any, ...
 
 def test_a_record_that_is_called_like_a_region_is_meant_as_a_whole() -> None:
     record = Record("U1:1-40", np.zeros(40, np.uint8))
-    held = HeldOut([record.id], [])
+    held = HeldOut([record.id], [], [record.id])
     assert [(len(piece), use) for piece, use in held.pieces(record)] == [(40, 1)]
-    held.must_be_known([record.id])
+
+
+def test_a_chromosome_is_known_by_its_usual_names(caplog: pytest.LogCaptureFixture) -> None:
+    held = HeldOut(["chr20:5-10"], ["MT"], ["20", "chrM"])
+    assert [use for _, use in held.pieces(Record("20", np.zeros(40, np.uint8)))] == [0, 1, 0]
+    assert [use for _, use in held.pieces(Record("chrM", np.zeros(40, np.uint8)))] == [2]
+    assert "'chr20' = '20'" in caplog.text
 
 
 def sizes(**source: Any) -> tuple[int, int]:

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
+from titans_seq.data.aliases import Aliases, several
 from titans_seq.data.record import Record, quoted
 from titans_seq.errors import InputError
 
 _PLACED = re.compile(r"(.+):([\d,]+)-([\d,]+)")  # an id may have colons of its own
-SHOWN = 12  # names of records in a message
 
 
 class Region(NamedTuple):
@@ -41,12 +41,21 @@ class HeldOut:
     Args:
         validation: regions to validate with.
         test: regions that are left out; where both overlap too.
+        names: of all records; other names of chromosomes that mean them are understood (`Aliases`).
+
+    Raises:
+        InputError: if a region is of no record.
     """
 
-    def __init__(self, validation: Sequence[str], test: Sequence[str]):
-        self.regions = [
-            (text, read_region(text), kind) for kind, texts in ((1, validation), (2, test)) for text in texts
-        ]
+    def __init__(self, validation: Sequence[str], test: Sequence[str], names: Iterable[str]):
+        known = list(dict.fromkeys(names))
+        texts = [(text, kind) for kind, part in ((1, validation), (2, test)) for text in part]
+        self.regions = [(Region(text) if text in known else read_region(text), kind) for text, kind in texts]
+        wanted = {region.record: 0 for region, _ in self.regions}
+        self.names = Aliases().translate(wanted, known, "Regions that are held out", "the FASTA")
+        for (text, _), (region, _) in zip(texts, self.regions, strict=True):
+            if region.record not in self.names:
+                raise InputError(f"Region {text} is of no record of these files. They have {several(known)}.")
 
     def pieces(self, record: Record) -> Iterator[tuple[Record, int]]:
         """The record in pieces, each of one use: 0 to train on, 1 to validate with, 2 neither.
@@ -55,14 +64,15 @@ class HeldOut:
             InputError: if a region goes beyond the record's end.
         """
         spans = []
-        for text, region, kind in self.regions:
-            if record.id in (text, region.record):
-                end = len(record) if region.end is None or text == record.id else region.end
+        for region, kind in self.regions:
+            if self.names[region.record] == record.id:
+                end = len(record) if region.end is None else region.end
                 if end > len(record):
                     raise InputError(
-                        f"Region {text} goes beyond the end of {quoted(record.id)}, which has {len(record):,} bases."
+                        f"Region {region.record}:{region.start}-{end} goes beyond the end of {quoted(record.id)}, "
+                        f"which has {len(record):,} bases."
                     )
-                spans.append((0 if text == record.id else region.start, end, kind))
+                spans.append((region.start, end, kind))
         cuts = sorted({0, len(record), *(at for start, end, _ in spans for at in (start, end))})
         used = [
             (a, b, max((kind for start, end, kind in spans if start <= a < end), default=0)) for a, b in pairwise(cuts)
@@ -70,14 +80,3 @@ class HeldOut:
         for kind, group in groupby(used, lambda piece: piece[2]):
             parts = list(group)
             yield Record(record.id, record.codes[parts[0][0] : parts[-1][1]]), kind
-
-    def must_be_known(self, names: Iterable[str]) -> None:
-        """Refuse regions of records that are not there.
-
-        Raises:
-            InputError: with the names that are.
-        """
-        known = list(dict.fromkeys(names))
-        if unknown := [text for text, region, _ in self.regions if not {text, region.record} & set(known)]:
-            shown = ", ".join(map(quoted, known[:SHOWN])) + (", ..." if len(known) > SHOWN else "")
-            raise InputError(f"Region {unknown[0]} is of no record of these files. They have {shown}.")

@@ -99,20 +99,18 @@ class FastaSource(Choice):
 
     def _held_out(self, keep_case: bool) -> tuple[list[Record], list[Record]]:
         """Pieces of records to train on, which may be empty, and to validate with."""
-        held = HeldOut(self.validation_regions, self.test_regions)
-        names, train, validation = [], [], []
-        for record in self._records(keep_case):
-            names.append(record.id)
-            for piece, use in held.pieces(record):
-                if use == 1:
-                    validation.append(piece)
-                elif use == 0 and self.validation_regions:
-                    train.append(piece)
-                elif use == 0:
-                    cut = len(piece) - max(1, round(self.validation * len(piece)))
-                    train.append(Record(piece.id, piece.codes[:cut]))
-                    validation.append(Record(piece.id, piece.codes[cut:]))
-        held.must_be_known(names)
+        records = list(self._records(keep_case))
+        held = HeldOut(self.validation_regions, self.test_regions, (record.id for record in records))
+        train, validation = [], []
+        for piece, use in (piece for record in records for piece in held.pieces(record)):
+            if use == 1:
+                validation.append(piece)
+            elif use == 0 and self.validation_regions:
+                train.append(piece)
+            elif use == 0:
+                cut = len(piece) - max(1, round(self.validation * len(piece)))
+                train.append(Record(piece.id, piece.codes[:cut]))
+                validation.append(Record(piece.id, piece.codes[cut:]))
         return train, validation
 
     def _windows(
