@@ -15,7 +15,7 @@ from titans_seq.miras.learning import GradientDescent, Momentum
 from titans_seq.miras.retention import KL, Forgetting, NoRetention
 from titans_seq.miras.structure import MLP, Matrix, Vector
 from titans_seq.ops import kernels
-from titans_seq.ops.memory_scan import memory_scan, triton
+from titans_seq.ops.memory_scan import memory_scan
 
 # Largest errors of outputs and of gradients, each relative to the largest entry of its tensor.
 # float32 is rounded to 2^-24 = 6e-8 in sums of up to 256 terms, ten in a row; slopes of α are sums of what a memory
@@ -85,15 +85,12 @@ def test_any_split_of_the_stream_is_one_pass(gates: str) -> None:
 
 
 @pytest.mark.parametrize("learning", [Momentum(), GradientDescent()], ids=named)
-def test_memories_that_are_made_once_more_change_nothing(
-    learning: Momentum | GradientDescent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memories_that_are_made_once_more_change_nothing(learning: Momentum | GradientDescent) -> None:
     case = small(learning=learning)
     ours, _ = made(case)
     whole = ours.run(backends=("triton",))
     slopes = ours.gradients(whole)
-    monkeypatch.setattr(triton, "HELD", 40_000)  # a chunk or two
-    ours, theirs = made(case)
+    ours, theirs = made(case | {"held": 40_000})  # a chunk or two
     found = ours.run(backends=("triton",))
     assert all(torch.equal(found[name], part) for name, part in whole.items())
     again = ours.gradients(found)

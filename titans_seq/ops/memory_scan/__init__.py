@@ -56,6 +56,7 @@ class ScanRule(NamedTuple):
     chunk_size: int
     read: Read
     surprise: list[Tensor] | None
+    held: int | None = None
 
 
 Scan = Callable[[ScanInputs, ScanRule, ScanState], tuple[Tensor, ScanState]]
@@ -193,6 +194,7 @@ def memory_scan(
     state: ScanState | None = None,
     surprise: list[Tensor] | None = None,
     operands: Operands = "float32",
+    held: int | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, ScanState]:
     r"""Let a memory learn k → v token by token and read it with q (Titans, eq. 13-15).
@@ -235,6 +237,8 @@ def memory_scan(
             that are written, the Frobenius norm over all layers. With gates by chunk, of the chunks that are closed.
         operands: bfloat16 rounds what is multiplied, and each product, to 8 bits; sums and the memory stay float32.
             For processors with such products, and wide heads: on small ones the rounding costs what it saves.
+        held: bytes of chunks' memories that kernels hold at once, 1 GiB if none; of a longer sequence the backward pass
+            makes them once more from every so many chunks. The other backends hold what autograd needs.
         backend: ``triton`` are fused kernels, which multiply q, k and v as they come (float32 as TF32) or as
             ``operands`` says, ``chunked`` is the dual form in PyTorch, ``reference`` the printed recurrence. ``auto``
             takes Triton on CUDA where it has a kernel for the choices, and for float32 where torch may use TF32
@@ -264,6 +268,7 @@ def memory_scan(
         chunk_size,
         read,
         None if surprise is None else [],
+        held,
     )
     _check(inputs, rule, gates, state)
     scan = _backend(backend, inputs, rule, multiplied := torch.bfloat16 if operands == "bfloat16" else q.dtype)

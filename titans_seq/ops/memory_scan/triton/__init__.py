@@ -2,7 +2,7 @@
 
 Three passes: coefficients of all chunks (`gates`), the chunks' writes in their order, and all reads at once
 (`forward`); and the same in reverse (`backward`). A long sequence takes them group by group of chunks, of as many as
-their memories fit into ``HELD`` bytes, and the backward pass then makes a group's memories once more from its start.
+their memories fit into ``held`` bytes, and the backward pass then makes a group's memories once more from its start.
 
 Sums and memories are float32, products those of the inputs' dtype: bfloat16, float16, or of float32 TF32, which has 11
 bits. Nothing here imports Triton before a kernel runs.
@@ -17,7 +17,7 @@ from titans_seq.miras.bias import Lp, WithDelta
 from titans_seq.miras.structure import Matrix, Weights
 from titans_seq.ops.memory_scan import ScanInputs, ScanRule, ScanState, chunked
 
-HELD = 2**30  # bytes of chunks' memories that are held at once
+HELD = 2**30  # bytes of chunks' memories that are held at once, where a call does not say
 LONGEST, WIDTHS = 64, (16, 32, 64, 128)  # tokens of a chunk, channels of a head
 KINDS = {
     "structure": ("matrix", "mlp"),
@@ -125,7 +125,7 @@ def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor
         _flat(rule.initial, B),
         _flat(state.weights, B),
         None if x.eta is None else _flat(state.momentum, B),
-        HELD,
+        rule.held or HELD,
         spec_of(x, rule),
     )
     weights = _layers(memory, state.weights)
