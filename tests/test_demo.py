@@ -36,7 +36,7 @@ def test_demo_says_scores_beside_baselines_and_which_command_does_a_step(done: t
     for words in ("k-mer logistic regression", "seasonal naive", "AUROC", "MAE", "did not win on", *demo.FILES):
         assert words in told, words
     quoted = "'" + str(out / "classifier").replace("'", "'\"'\"'") + "'"
-    assert f"$ titans-seq genomics predict {quoted} {demo.NEW_WINDOWS} --out" in told
+    assert f"$ titans-seq genomics predict {quoted} {demo.NEW_WINDOWS} --both-strands --out" in told
     assert "$ titans-seq run demo_finetune --set" in told
     assert (out / "summary.txt").read_text() in told
 

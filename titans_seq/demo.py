@@ -118,12 +118,12 @@ def _genomics(bench: Bench) -> dict[str, Any]:
     bench.train("demo_finetune", "Fine-tune it: is a window of 120 bases coding or intergenic?", classifier, backbone)
 
     model, predictions, scores = str(classifier), bench.out / "predictions.csv", bench.out / "scores.json"
-    what = "Predict windows from another part of the chromosome."
-    bench.tell(what, "genomics", "predict", model, NEW_WINDOWS, "--out", predictions)
-    predict(model, NEW_WINDOWS, predictions, overwrite=True, **bench.options)
+    what = "Predict windows from another part of the chromosome, each on both strands: a gene may lie on either."
+    bench.tell(what, "genomics", "predict", model, NEW_WINDOWS, "--both-strands", "--out", predictions)
+    predict(model, NEW_WINDOWS, predictions, both_strands=True, overwrite=True, **bench.options)
     what = "Score these, beside k-mer logistic regression."
-    bench.tell(what, "genomics", "evaluate", model, NEW_WINDOWS, "--out", scores)
-    found = evaluate(model, NEW_WINDOWS, **bench.options)
+    bench.tell(what, "genomics", "evaluate", model, NEW_WINDOWS, "--both-strands", "--out", scores)
+    found = evaluate(model, NEW_WINDOWS, both_strands=True, **bench.options)
     write_text(scores, to_json(found))
     return found
 
