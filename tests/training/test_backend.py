@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-# Sums in another order: two steps of AdamW, whose first steps are signs of slopes, apart by 2e-7 when measured.
-SAME = 5e-6
+# Sums in another order; AdamW's first steps are nearly the signs of slopes. Measured: apart by 8e-8.
+SAME = 1e-6
 
 
 def test_kernels_give_the_losses_of_the_chunked_path(titans: Any, tiny: Any, tmp_path: Path) -> None:
