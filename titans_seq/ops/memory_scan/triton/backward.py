@@ -22,6 +22,7 @@ from titans_seq.ops.memory_scan.triton.forward import (
     slots,
     tokens,
     write_rows,
+    written,
 )
 from titans_seq.ops.memory_scan.triton.rows import across, dot, error_back, normalise, product, squared, total
 
@@ -87,10 +88,7 @@ def output_back(
     f = tl.zeros((C, D), tl.float32)
     for h0 in range(0, SPEC.HIDDEN, BLOCK):
         h = h0 + tl.arange(0, BLOCK)
-        inner, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
-        g = G
-        if SPEC.DEPTH == 2:
-            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF) * slope
+        inner, g = written(x, k, t, live, memory, h, G, OF, SPEC)
         inner_q, _ = asked(xq, q, t, live, memory, momentum, initial, h, b, c, R, g, OF, SPEC)
         inner_outer = dot(inner_q, tl.trans(inner), inner_outer, OF)
         if SPEC.NORM:
@@ -115,10 +113,7 @@ def output_back(
     dc = tl.zeros((C, 1), tl.float32)
     for h0 in range(0, SPEC.HIDDEN, BLOCK):
         h = h0 + tl.arange(0, BLOCK)
-        inner, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
-        g = G
-        if SPEC.DEPTH == 2:
-            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF) * slope
+        inner, g = written(x, k, t, live, memory, h, G, OF, SPEC)
         inner_q, slope_q = asked(xq, q, t, live, memory, momentum, initial, h, b, c, R, g, OF, SPEC)
         dinner_q, db_h, dc_h = met_back(inner_q, df, memory, momentum, initial, last_at(h, SPEC), b, c, OF, SPEC)
         db += db_h

@@ -75,6 +75,16 @@ def hidden(x, pointer, t, live, memory, h, OF: tl.constexpr, SPEC: tl.constexpr)
 
 
 @triton.jit
+def written(x, k, t, live, memory, h, G, OF: tl.constexpr, SPEC: tl.constexpr):
+    """What a chunk's keys give the last layer's rows ``h``, and the first layer's errors there; for a matrix G."""
+    inner, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
+    if SPEC.DEPTH == 2:
+        return inner, product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF) * slope
+    else:
+        return inner, G
+
+
+@triton.jit
 def prediction(x, k, t, live, memory, BLOCK: tl.constexpr, OF: tl.constexpr, SPEC: tl.constexpr):
     """What the memory makes of the keys, f (C, D); the bearing of their steps, and what the first layer adds to it."""
     C: tl.constexpr = SPEC.TILE
@@ -210,10 +220,7 @@ def output_pass(
     f = tl.zeros((C, D), tl.float32)
     for h0 in range(0, SPEC.HIDDEN, BLOCK):
         h = h0 + tl.arange(0, BLOCK)
-        inner, slope, _ = hidden(x, k, t, live, memory, h, OF, SPEC)
-        g = G
-        if SPEC.DEPTH == 2:
-            g = product(G, tl.trans(tl.load(memory + last_at(h, SPEC))), OF) * slope
+        inner, g = written(x, k, t, live, memory, h, G, OF, SPEC)
         inner_q, _ = asked(xq, q, t, live, memory, momentum, initial, h, b, c, R, g, OF, SPEC)
         met_there = dot(inner_q, tl.trans(inner), met_there, OF)
         f += met(inner_q, memory, momentum, initial, last_at(h, SPEC), b, c, OF, SPEC)
