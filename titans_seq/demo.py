@@ -80,7 +80,7 @@ def demo(
     Args:
         out: folder for everything that is made; see `FILES`.
         device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads; all cores if None.
+        threads: CPU threads; one if None, for more gain these small models nothing.
         overwrite: begin anew in a folder that exists.
 
     Returns:
@@ -92,7 +92,7 @@ def demo(
     must_be_new(out, overwrite=overwrite)
     began = time.monotonic()
     bench = Bench(out, device, threads)
-    prepare(device, threads)
+    prepare(device, threads or 1)
     genomics, weather = _genomics(bench), _weather(bench)
     facts = {
         "out": str(out),
@@ -139,7 +139,7 @@ def _draw_likelihood(recipe: Recipe, run: Path, out: Path, device: str) -> None:
     data: Any = recipe.data
     trained: Any = data.parts(recipe.task, recipe.seed).train
     record = next(iter(read_fasta(data_file(REGION))))
-    model = load_pretrained(str(run)).to(prepare(device, None))
+    model = load_pretrained(str(run)).to(prepare(device, None, width=recipe.backbone.width))
     likelihood_plot(
         record.codes,
         token_loglik(model, record.codes),

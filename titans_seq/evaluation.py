@@ -21,7 +21,7 @@ from titans_seq.errors import InputError, TitansError, UsageError, warn
 from titans_seq.genomics import blocks_of, regions_for
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file
-from titans_seq.run import data_of, dry, load, prepare, reading_of
+from titans_seq.run import data_of, dry, load, reading_of
 from titans_seq.stream import Point, prefetch
 from titans_seq.stream.sequences import Course, block_size, learned_start, track_steps
 from titans_seq.training.evaluation import answers
@@ -68,7 +68,7 @@ def evaluate(
         resamples: of the bootstrap; 0 gives no intervals.
         dry_run: check, measure nothing.
     """
-    model = load(source, prepare(device, threads, seed), "genomics")
+    model = load(source, "genomics", device, threads, seed)
     kind, cut = SOURCES[model.task.data], regions_for(source, regions)
     if kind.streamed and leak_free:
         raise UsageError(f"--leak-free is for labelled rows; {source} is a model of task {model.task.kind}.")

@@ -18,7 +18,7 @@ from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, warn
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
-from titans_seq.run import about, check_state_files, dry, finished, identity, load, prepare, reading_of, write
+from titans_seq.run import about, check_state_files, dry, finished, identity, load, reading_of, write
 from titans_seq.stream import Point, Steps
 from titans_seq.stream.series import Forecaster, Streams, initial_series, series_steps, window_steps
 from titans_seq.training.evaluation import evaluate
@@ -55,7 +55,7 @@ def predict(
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
         return {"out": str(out), "already_finished": True}
     check_state_files(state_in, state_out, overwrite or resume)
-    model = load(source, prepare(device, threads, seed), "forecast")
+    model = load(source, "forecast", device, threads, seed)
     task = model.task
     if state_in or state_out:
         _must_stream(source, model)
@@ -122,7 +122,7 @@ def backtest(
     """
     if finished(out, overwrite, resume):
         return {"out": str(out), "already_finished": True}
-    model = load(source, prepare(device, threads, seed), "forecast")
+    model = load(source, "forecast", device, threads, seed)
     task = model.task
     step = step or task.horizon
     behind = task.horizon + (windows - 1) * step

@@ -25,7 +25,7 @@ from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file, is_there
-from titans_seq.run import about, check_state_files, dry, finished, identity, load, prepare, reading_of, write
+from titans_seq.run import about, check_state_files, dry, finished, identity, load, reading_of, write
 from titans_seq.signals import watching
 from titans_seq.stream import Point, Steps, prefetch
 from titans_seq.stream.sequences import (
@@ -238,7 +238,7 @@ def _read(
     if resume and not file.is_file():
         raise UsageError("--resume needs the input as a file: what came through stdin or a pipe is gone.")
     reset = reset_rule(reading.reset)
-    model = load(source, prepare(reading.device, reading.threads, reading.seed), "genomics")
+    model = load(source, "genomics", reading.device, reading.threads, reading.seed)
     course = Course(_start(source, model, reading.state_in), reset, state_out is not None)
     if course.alone or reading.state_in:
         _must_be_causal(source, model)
@@ -366,7 +366,7 @@ def generate(
     tally = Tally()
     codes = encode(prompt, where="--prompt", tally=tally)
     tally.tell("--prompt", warn)
-    model = load(source, prepare(device, threads, seed), "genomics")
+    model = load(source, "genomics", device, threads, seed)
     _must_be_language_model(source, model)
     _must_be_causal(source, model)
     start = _start(source, model, state_in)

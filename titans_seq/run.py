@@ -37,17 +37,25 @@ SEEDS = "seeds.json"  # of a folder that holds a run a seed
 # --- what every verb needs
 
 
-def prepare(device: str, threads: int | None, seed: int = 0) -> str:
+NARROW = 256  # width up to which two threads gain nothing on one: benchmarks/results/threads.md
+
+
+def prepare(device: str, threads: int | None, seed: int = 0, width: int | None = None) -> str:
     """Set the number of threads and the seed, and return ``cpu`` or ``cuda``.
+
+    Without ``threads`` a backbone of a known ``width`` whose products are too small to share gets one, any other all
+    cores.
 
     Raises:
         EnvironmentFault: if CUDA is asked for and not there.
     """
     torch.manual_seed(seed)
-    if threads:
-        torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if threads is None and device == "cpu" and width is not None and width <= NARROW:
+        threads = 1
+    if threads:
+        torch.set_num_threads(threads)
     if device == "cpu":
         use_fastest_exact_matmul()
     elif not torch.cuda.is_available():
@@ -74,18 +82,19 @@ def must_fit(count: int, copies: int, what: str) -> None:
         )
 
 
-def load(source: str, device: str, kind: str | None = None) -> SequenceModel:
-    """Load a model for inference; with ``kind``, one of that field.
+def load(source: str, kind: str, device: str = "auto", threads: int | None = None, seed: int = 0) -> SequenceModel:
+    """Load a model of the field ``kind`` for inference, and `prepare` for it.
 
     Raises:
+        EnvironmentFault: if CUDA is asked for and not there.
         ModelError: if it is damaged, or of the other field.
         ConfigError: if it does not fit this machine.
     """
     _, backbone, task = load_config(source)
-    if kind and task.field != kind:
+    if task.field != kind:
         raise ModelError(f"{source} is a model of task {task.kind}, for `titans-seq {task.field}`.")
     must_fit(parameters(backbone, task), 1, source)
-    return load_pretrained(source).to(device)
+    return load_pretrained(source).to(prepare(device, threads, seed, backbone.width))
 
 
 # --- train
@@ -101,7 +110,7 @@ def train(
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Carry out a recipe into the run folder ``out``; returns what the command reports."""
-    device = prepare(device, recipe.threads)
+    device = prepare(device, recipe.threads, width=recipe.backbone.width)
     if Path("-") in recipe.data.files():
         raise UsageError("A run can be resumed and repeated, so its data must be a file, not stdin.")
     if out.exists() and not out.is_dir():

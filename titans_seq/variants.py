@@ -19,7 +19,7 @@ from titans_seq.data.write import SUFFIXES, PartFile, Row, RowFile
 from titans_seq.errors import UsageError
 from titans_seq.files import must_be_new
 from titans_seq.resources import data_file
-from titans_seq.run import data_of, dry, finished, identity, load, prepare, write
+from titans_seq.run import data_of, dry, finished, identity, load, write
 from titans_seq.stream import prefetch
 from titans_seq.stream.variants import Scorer, default_score
 
@@ -62,7 +62,7 @@ def _window(source: str) -> int:
 
 
 def _prepare(source: str, fasta: str, inputs: list[Path], scoring: Scoring, **options: Any) -> _Prepared:
-    model = load(source, prepare(scoring.device, scoring.threads, scoring.seed), "genomics")
+    model = load(source, "genomics", scoring.device, scoring.threads, scoring.seed)
     score, window = scoring.score or default_score(model), scoring.window or _window(source)
     named = data_file(scoring.aliases) if scoring.aliases else None
     file = data_file(fasta)

@@ -16,7 +16,9 @@ from titans_seq.files import to_json
 
 Model = Annotated[str, typer.Argument(help="Run or checkpoint folder, shipped name, or hf://owner/name.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; if not given one up to width 256, else all cores.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a stopped run of the same command left off.")]
