@@ -38,7 +38,7 @@ FLOORS = [
 BESIDE = {
     "files": {"errors"},
     "signals": {"errors"},
-    "resources": {"errors"},
+    "resources": {"errors", "files"},
     "ops": {"miras"},
     "memory": {"memory_state", "pieces"},
     "delta_memory": {"memory"},
@@ -57,7 +57,7 @@ BESIDE = {
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=-1) for room in rooms}
 # What a room may import from outside; the others may import any dependency, and data all but torch.
-OUTSIDE: dict[str, set[str]] = {room: set() for room in FLOORS[0]} | {"progress": {"tqdm"}}
+OUTSIDE: dict[str, set[str]] = {room: set() for room in FLOORS[0]} | {"progress": {"tqdm"}, "resources": {"yaml"}}
 OUTSIDE |= {room: {"torch", "pydantic"} for room in FLOORS[1]} | {"ops": {"torch", "pydantic", "triton"}}
 HEAVY = {"torch", "numpy", "polars", "lightning", "gluonts", "sklearn", "matplotlib", "scipy", "pandas"}
 
@@ -252,7 +252,8 @@ def test_an_unknown_name_is_told_with_the_nearest_and_the_list() -> None:
         resources.find("configs", "../datasets/ecoli_region/card")
 
 
-SAMPLES = sorted(path.parent for path in ROOT.glob("datasets/*/card.yaml"))
+CARDS = [name for name in resources.names("datasets") if "folder" in resources.card(name)]
+SAMPLES = [ROOT / "datasets" / name for name in resources.names("datasets") if name not in CARDS]
 
 
 def rows(file: Path) -> list[dict[str, str]]:

@@ -1,17 +1,24 @@
-"""The configs, samples and recipes that travel with the package, by name."""
+"""The configs, samples, data cards and recipes that travel with the package, by name."""
 
+import gzip
+import hashlib
+import os
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from titans_seq.errors import ConfigError, UsageError
+from titans_seq.errors import ConfigError, InputError, UsageError
+from titans_seq.files import sha256
 
 Kind = Literal["configs", "datasets", "pipelines"]
 PACKAGE = Path(__file__).parent
+DATA = "TITANS_SEQ_DATA"  # names the folder in which the files of data cards lie
+PREFIXES = ("sample:", "card:")  # of paths that mean the same everywhere
 
 
 def _known(kind: Kind) -> dict[str, Path]:
-    """Return each name with its file, or its folder for a sample."""
+    """Return each name with its file, or its folder for a sample or card."""
     # In a wheel the folders lie in the package. In a checkout they lie beside it; there and only there, for beside
     # an installed package a folder `datasets` belongs to somebody else.
     inside = PACKAGE / kind
@@ -27,7 +34,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name: str) -> Path:
-    """Return the YAML file of a config or recipe, or the folder of a sample.
+    """Return the YAML file of a config or recipe, or the folder of a sample or data card.
 
     Raises:
         ConfigError: if there is none of that name; the message lists those there are.
@@ -40,6 +47,14 @@ def find(kind: Kind, name: str) -> Path:
     return known[name]
 
 
+def card(name: str) -> dict[str, Any]:
+    """Return what the card of a sample or of data elsewhere says; of the latter ``folder`` is where its files lie."""
+    import yaml  # on use: the command line needs none to start
+
+    facts: dict[str, Any] = yaml.safe_load((find("datasets", name) / "card.yaml").read_text(encoding="utf-8"))
+    return facts
+
+
 def is_there(path: str) -> bool:
     """Whether `data_file` finds a file."""
     try:
@@ -49,15 +64,61 @@ def is_there(path: str) -> bool:
     return True
 
 
+def _of_card(name: str, file: str) -> Path:
+    """A local copy of one of a card's files, plain or packed, checked against its sums."""
+    facts = card(name)
+    files = facts["files"]
+    if "folder" not in facts:
+        raise UsageError(f"{name} is a sample that travels with the package. Write sample:{name}/{file}.")
+    if file not in files:
+        near = get_close_matches(file, files, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{file!r} is none of the {len(files)} files of the data card {name}.{hint}")
+    root = os.environ.get(DATA)
+    wanted = Path(root or f"${DATA}") / facts["folder"] / file
+    there = next((path for path in (wanted, wanted.with_suffix("")) if root and path.is_file()), None)
+    if there is None:
+        why = "is not there" if root else f"is looked for in the folder that {DATA} names, which is not set"
+        raise UsageError(
+            f"card:{name}/{file} {why}. It does not travel with the package; its source: {facts['source']['origin']} "
+            f"Put it at {wanted}, packed or not."
+        )
+    stat = there.stat()
+    if not _is_what(there, stat.st_size, stat.st_mtime_ns, files[file]["sha256"], files[file]["unpacked"]):
+        raise InputError(
+            f"{there} is not the file of the data card {name}: its SHA-256, also unpacked, is another. Get the file "
+            "again, or name yours by its path, to use it as it is."
+        )
+    return there
+
+
+@lru_cache
+def _is_what(path: Path, size: int, changed: int, packed: str, plain: str) -> bool:
+    """Whether a file has one of two sums, of itself or of what it holds unpacked; read again only if it changed."""
+    if sha256(path) in (packed, plain):
+        return True
+    try:
+        with gzip.open(path) as content:  # packed by another program it has other bytes
+            return hashlib.file_digest(content, "sha256").hexdigest() == plain  # type: ignore[arg-type]
+    except (OSError, EOFError):
+        return False
+
+
 def data_file(path: str | Path) -> Path:
-    """Return the file that a recipe or command names; ``sample:NAME/FILE`` is one of a shipped sample.
+    """Return the file that a recipe or command names.
+
+    ``sample:NAME/FILE`` is one of a shipped sample, ``card:NAME/FILE`` the user's copy of one of a data card, in the
+    folder that the environment's TITANS_SEQ_DATA names.
 
     Raises:
-        UsageError: if it is not there.
+        UsageError: if it is not there; of a card's file the message says what to get and where to put it.
+        InputError: if a card's file has another sum.
     """
     text = str(path)
+    name, _, file = text.partition(":")[2].partition("/")
+    if text.startswith("card:"):
+        return _of_card(name, file)
     if text.startswith("sample:"):
-        name, _, file = text.removeprefix("sample:").partition("/")
         path = find("datasets", name) / file
     if text != "-" and not Path(path).exists():
         raise UsageError(f"{path} does not exist.")

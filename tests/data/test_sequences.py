@@ -188,3 +188,17 @@ def test_promoters_and_genomic_benchmarks(real: Path) -> None:
     assert len(records) == 3839 and {record.label for record in records} == {"Ecoli_prom", "Ecoli_non_prom"}
     for path in (real / "genomics" / "genomic_benchmarks" / "sequences").iterdir():
         assert len(read_sequences(path, on_conflict="warn")) > 400
+
+
+def test_class_name_sequence_lines_of_the_uci_repository(tmp_path: Path) -> None:
+    file = tmp_path / "splice.data"
+    file.write_text("EI,   ONE-DONOR-5,     ACGTN\n+,TWO,\t\ttacgr\n\n")
+    one, two = read_sequences(file)
+    assert (one.label, one.id, decode(one.codes)) == ("EI", "ONE-DONOR-5", "ACGTN")
+    assert (two.label, two.id, decode(two.codes)) == ("+", "TWO", "TACGN")
+    file.write_text("EI,ONE,ACGT\nEI,ACGT\n")
+    with pytest.raises(InputError, match="line 2 has 2 fields, not class, name, sequence"):
+        read_sequences(file)
+    file.write_text("\n")
+    with pytest.raises(InputError, match="is empty"):
+        read_sequences(file)

@@ -151,9 +151,9 @@ def _lines(facts: dict[str, Any], indent: str = "") -> str:
 
 def absolute(path: str) -> str:
     """A path as a recipe keeps it, so that it can be repeated from anywhere."""
-    from titans_seq.resources import data_file
+    from titans_seq.resources import PREFIXES, data_file
 
-    if path == "-" or path.startswith("sample:"):
+    if path == "-" or path.startswith(PREFIXES):
         return path
     return str(data_file(path).resolve())
 

@@ -19,7 +19,7 @@ def list_models(
         bool, typer.Option("--presets", help="The map of MIRAS: models that a config may name.")
     ] = False,
 ) -> Any:
-    """List the backbones that travel with the package, the configs to build new ones from, and the recipes.
+    """List the backbones that travel with the package, the configs to build new ones from, the recipes and the data.
 
     Example: titans-seq models list --presets
     """
@@ -28,13 +28,15 @@ def list_models(
 
         return (*describe_presets(), 0)
     from titans_seq.checkpoint import shipped
-    from titans_seq.resources import names
+    from titans_seq.resources import card, names
 
+    cards = [name for name in names("datasets") if "folder" in card(name)]
     return {
         "trained backbones (--backbone)": list(shipped()) or ["none in this release"],
         "configs (--config)": names("configs"),
         "recipes (titans-seq run)": names("pipelines"),
-        "samples (sample:NAME/FILE)": names("datasets"),
+        "samples (sample:NAME/FILE)": [name for name in names("datasets") if name not in cards],
+        "data cards (card:NAME/FILE)": cards,
     }
 
 

@@ -14,7 +14,7 @@ from titans_seq.data.intervals import LINE, has_intervals, interval_kind, interv
 from titans_seq.data.labels import LABELS, Columns, label_columns, label_texts
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.table import column_called, column_given, listed, read_table
+from titans_seq.data.table import column_called, column_given, listed, read_lines, read_table
 from titans_seq.errors import InputError, UsageError
 
 SEQUENCES = ("sequence", "seq")
@@ -22,7 +22,8 @@ IDS = ("id", "name", "record")
 CHROMOSOMES = ("chrom", "chr", "chromosome", "seqnames", "region")
 MISSING = ("", "NA", "NaN", "nan", "null")
 WHOLE = Regions()  # nothing is cut out
-TABLES = (".csv", ".tsv", ".parquet")
+UCI = ".data"
+TABLES = (".csv", ".tsv", ".parquet", UCI)
 FASTAS = (".fa", ".fasta", ".fna", ".ffn")
 _INTERVALS = (".bed", ".narrowpeak", ".broadpeak")
 
@@ -95,8 +96,29 @@ def _labels_in(table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _As
     return labels
 
 
+def read_rows(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
+    """Read a table of sequences: `read_table`, or by the suffix .data the form of the UCI repository's sets of splice
+    junctions and of promoters, a line of class, name and sequence without a header, as columns label, id, sequence.
+
+    Raises:
+        InputError: as `read_table` does, or with the line that has another number of fields.
+    """
+    if suffix_of(Path(path)) != UCI:
+        return read_table(path, judge)
+    rows = []
+    for number, line in enumerate(read_lines(path, judge), start=1):
+        fields = ["".join(field.split()) for field in line.split(",")]
+        if len(fields) == 3:
+            rows.append(fields)
+        elif line.strip():
+            raise InputError(f"{shown(path)}: line {number} has {len(fields)} fields, not class, name, sequence.")
+    if not rows:
+        raise InputError(f"{shown(path)} is empty: rows found: 0.")
+    return pl.DataFrame(rows, ("label", "id", "sequence"), orient="row")
+
+
 def _from_table(path: Path | str, asked: _Asked) -> _Found:
-    table = read_table(path, asked.judge)
+    table = read_rows(path, asked.judge)
     ids_at = column_given(table, asked.id, path, "id") if asked.id else column_called(table, IDS)
     ids = (table[ids_at] if ids_at else pl.repeat(None, len(table), eager=True)).cast(pl.String).alias("id")
     at = column_given(table, asked.sequence, path, "sequence") if asked.sequence else column_called(table, SEQUENCES)

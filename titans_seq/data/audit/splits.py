@@ -17,6 +17,7 @@ from titans_seq.data.sequences import (
     SEQUENCES,
     TABLES,
     is_fasta,
+    read_rows,
     read_sequences,
     suffix_of,
 )
@@ -112,7 +113,7 @@ class Reading:
             return self._classes(name, path, tables) if tables else self._records(name, path)
         if is_fasta(path):
             return self._records(name, path)
-        return self.table(name, path, read_table(path, self.judge))
+        return self.table(name, path, read_rows(path, self.judge))
 
     def _records(self, name: str, path: Path) -> Split:
         """Sequences; those that training would refuse for want of labels are something to predict on still."""
@@ -275,7 +276,7 @@ def read_splits(path: Path, test: Path | None, reading: Reading) -> list[Split]:
     if inside:
         return [reading.split(name, entry) for name, entry in inside.items()]
     if path.is_file() and not is_fasta(path):
-        table = read_table(path, reading.judge)
+        table = read_rows(path, reading.judge)
         column = column_called(table, ("split",))
         marks = _column(table, column) if column else ()
         if len(set(marks)) > 1 and all(mark.lower() in _NAMES for mark in marks):
