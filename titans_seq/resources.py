@@ -99,7 +99,7 @@ def _is_what(path: Path, size: int, changed: int, packed: str, plain: str) -> bo
         return True
     try:
         with gzip.open(path) as content:  # packed by another program it has other bytes
-            return hashlib.file_digest(content, "sha256").hexdigest() == plain  # type: ignore[arg-type]
+            return hashlib.file_digest(content, "sha256").hexdigest() == plain
     except (OSError, EOFError):
         return False
 
