@@ -136,7 +136,8 @@ def _measure(rows: Rows, task: Task, start: Start, seed: int) -> None:
             baseline=first,
         )
         if first:
-            rows.keep(kmers, {}, {"task": task.name, "start": KMERS, **_scores(found, KMERS)})
+            majority = {"majority_class": _scores(found, "majority_class")}
+            rows.keep(kmers, {}, {"task": task.name, "start": KMERS, **_scores(found, KMERS), **majority})
         facts = {"task": task.name, "start": start.name, "seed": seed, "seconds": trained["seconds"]}
         return {**facts, "validation": trained["validation"], **_scores(found, "model")}
 
@@ -165,7 +166,7 @@ def of_start(kept: dict[str, Row], task: str, start: str) -> list[Row]:
 
 def mean_of(rows: list[Row], metric: str, part: str = "test") -> float:
     """Mean of a test score over seeds; NaN where there is none."""
-    values = [row[part][metric] for row in rows if part in row]
+    values = [row[part][metric] for row in rows if row.get(part, {}).get(metric) is not None]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -178,5 +179,7 @@ def told(value: float, seeds: int = 1) -> str:
 
 def with_interval(row: Row, metric: str, part: str = "test") -> str:
     """A score with its interval."""
+    if (value := row.get(part, {}).get(metric)) is None:
+        return ""
     low, high = row[part]["intervals"].get(metric, (float("nan"), float("nan")))
-    return f"{row[part][metric]:.3f} ({low:.3f} to {high:.3f})"
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
