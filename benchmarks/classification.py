@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import Report, Row, Rows, parsed, parser_of, results, rows_options, train
+from common import Report, Row, Rows, measured_when, parsed, parser_of, results, rows_options, train
 
 from titans_seq.backbone import BackboneConfig
+from titans_seq.bench.results import markdown
 from titans_seq.checkpoint import find, load_config, shipped
 from titans_seq.evaluation import evaluate
 from titans_seq.files import sha256
@@ -95,53 +96,97 @@ def options_of(about: str, tasks: Sequence[str]) -> argparse.Namespace:
         "--backbone", default="dna_small", help="shipped name, run or folder; a config: from scratch alone"
     )
     parser.add_argument("--steps", type=int, help="of every task, in place of its own")
+    parser.add_argument("--rates", help="learning rates between commas: only try these on the validation tables")
     rows_options(parser)
     options = parsed(parser)
     options.tasks, options.seeds = options.tasks.split(","), [int(seed) for seed in options.seeds.split(",")]
+    options.rates = [float(rate) for rate in options.rates.split(",")] if options.rates else []
     if unknown := set(options.tasks) - set(tasks):
         parser.error(f"--tasks: {', '.join(sorted(unknown))}: there are {', '.join(tasks)}")
     return options
 
 
+class Job(NamedTuple):
+    """One run: a task from a start with a seed."""
+
+    task: Task
+    start: Start
+    seed: int
+    options: argparse.Namespace
+
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        return f"{self.task.name}, {self.start.name}, seed {self.seed}"
+
+    def whole(self) -> dict[str, Any]:
+        """Its recipe with every default, as the run folder keeps it."""
+        recipe = build(self.task.recipe(self.start, self.seed, self.options.threads))
+        return recipe.model_dump(mode="json", exclude={"backbone": {"embedding"}})
+
+    def settings(self) -> dict[str, Any]:
+        """What a row of its depends on, beside the data and the seed, without names of folders."""
+        shown = {key: part for key, part in self.whole().items() if key in ("task", "backbone", "training")}
+        return {**shown, "reverse_complement": True, "both_strands": True, **self.start.weights}
+
+    def run(self) -> tuple[Path, Row]:
+        """Train it, or take it up where it was stopped: the run folder, and facts for its row."""
+        # another recipe is another folder, so that what an earlier one left is never in the way
+        digest = hashlib.sha256(repr((self.whole(), self.start.weights)).encode()).hexdigest()[:8]
+        run = self.options.work / f"{self.task.name.replace('/', '-')}-{self.start.name}-{self.seed}-{digest}"
+        found = train(self.task.recipe(self.start, self.seed, self.options.threads), run)
+        facts = {"task": self.task.name, "start": self.start.name, "seed": self.seed}
+        return run, {**facts, "seconds": found["seconds"], "validation": found["validation"]}
+
+
 def measure_all(name: str, options: argparse.Namespace, task_of: Callable[[str], Task], report: Report) -> None:
-    """Measure every row of a benchmark that is not there yet, a seed of all tasks before the next."""
+    """Measure every row of a benchmark that is not there yet, a seed of all tasks before the next.
+
+    With ``--rates`` only try these on the validation tables, as rows of ``NAME_dev``; no test table is read.
+    """
+    tasks = [task._replace(steps=options.steps or task.steps) for task in map(task_of, options.tasks)]
+    starts = starts_of(options.backbone)
+    jobs = [Job(task, start, seed, options) for seed in options.seeds for task in tasks for start in starts]
+    if options.rates:
+        with results(f"{name}_dev", options, _tried) as rows:
+            for job in jobs:
+                for rate in options.rates:
+                    tried = job._replace(task=job.task._replace(learning_rate=rate))
+                    key = f"{job.name}, rate {rate:g}, {job.task.steps} steps"
+                    rows.row(key, tried.settings(), lambda job=tried: job.run()[1])
+        return
     with results(name, options, report) as rows:
-        starts = starts_of(options.backbone)
-        for seed in options.seeds:
-            for task in map(task_of, options.tasks):
-                for start in starts:
-                    _measure(rows, task._replace(steps=options.steps or task.steps), start, seed)
+        for job in jobs:
+            rows.row(job.name, job.settings(), lambda job=job: _measured(rows, job))
 
 
-def _measure(rows: Rows, task: Task, start: Start, seed: int) -> None:
+def _measured(rows: Rows, job: Job) -> Row:
     """The row of a run; the first of a task fits the k-mers too, which are a row of their own."""
-    recipe = task.recipe(start, seed, rows.options.threads)
-    whole = build(recipe).model_dump(mode="json", exclude={"backbone": {"embedding"}})
-    shown = {key: whole[key] for key in ("task", "backbone", "training")}
-    settings = {**shown, "reverse_complement": True, "both_strands": True, **start.weights}
-    kmers = f"{task.name}, k-mers"
+    run, facts = job.run()
+    kmers = f"{job.task.name}, k-mers"
+    first = kmers not in rows.kept
+    found = evaluate(
+        str(run),
+        job.task.test,
+        threads=job.options.threads,
+        both_strands=True,
+        leak_free=job.task.leak_free,
+        baseline=first,
+    )
+    if first:
+        majority = {"majority_class": _scores(found, "majority_class")}
+        rows.keep(kmers, {}, {"task": job.task.name, "start": KMERS, **_scores(found, KMERS), **majority})
+    return {**facts, **_scores(found, "model")}
 
-    def measure() -> Row:
-        # another recipe is another run, so that what an earlier one left is never in the way
-        digest = hashlib.sha256(repr((whole, start.weights)).encode()).hexdigest()[:8]
-        run = rows.options.work / f"{task.name.replace('/', '-')}-{start.name}-{seed}-{digest}"
-        trained = train(recipe, run)
-        first = kmers not in rows.kept
-        found = evaluate(
-            str(run),
-            task.test,
-            threads=rows.options.threads,
-            both_strands=True,
-            leak_free=task.leak_free,
-            baseline=first,
-        )
-        if first:
-            majority = {"majority_class": _scores(found, "majority_class")}
-            rows.keep(kmers, {}, {"task": task.name, "start": KMERS, **_scores(found, KMERS), **majority})
-        facts = {"task": task.name, "start": start.name, "seed": seed, "seconds": trained["seconds"]}
-        return {**facts, "validation": trained["validation"], **_scores(found, "model")}
 
-    rows.row(f"{task.name}, {start.name}, seed {seed}", settings, measure)
+def _tried(kept: dict[str, Row]) -> str:
+    """Validation scores of the rates that were tried."""
+    lines = [
+        [key, *(f"{row['validation'][score]:.3f}" for score in ("mcc", "log_loss")), f"{row['seconds']:,.0f}"]
+        for key, row in kept.items()
+    ]
+    head = ("tried", "MCC on validation", "log loss", "seconds")
+    return "\n\n".join(["# Tried on the validation tables", measured_when(kept), markdown(head, lines), ""])
 
 
 def _scores(found: dict[str, Any], who: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from titans_seq.bench.results import processor
 from titans_seq.errors import TitansError, UsageError
 from titans_seq.files import locked, to_json, write_text
@@ -66,10 +68,11 @@ def keep(name: str, found: dict[str, Any], threads: int) -> None:
 def circumstances(told: str, threads: int) -> dict[str, Any]:
     """When, by which command (with the options that were ``told``), where and with what something was measured."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {told}".rstrip(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {threads} threads used",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {threads} threads used{gpu}",
         "versions": {lib: version(lib) for lib in LIBRARIES} | {"python": platform.python_version()},
         "commit": commit.strip(),
     }
@@ -131,14 +134,14 @@ class Rows:
 
 
 def _told() -> str:
-    """The options of the command line that mean something elsewhere."""
+    """The options of the command line as they mean something elsewhere: of a folder the name alone."""
     given = iter(sys.argv[1:])
     kept = []
     for option in given:
         if option in OWN:
             next(given, None)
         elif not option.startswith(tuple(f"{name}=" for name in OWN)):
-            kept.append(option)
+            kept.append(Path(option).name if Path(option).exists() else option)
     return shlex.join(kept)
 
 

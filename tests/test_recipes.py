@@ -1,8 +1,12 @@
-"""What travels with the package works: every config builds, every recipe trains on its data."""
+"""What travels with the package works: every config builds, every recipe trains, the cards' commands are right."""
 
+import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 
@@ -58,3 +62,25 @@ def test_recipe_trains_a_step_and_leaves_what_the_contract_says(name: str, tmp_p
     assert found["steps"] == 1 and found["validation"]["step"] == 1
     assert all((run / part).exists() for part in CONTRACT)
     assert load_recipe(run / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize("name", names("datasets"))
+def test_recipes_that_a_card_names_are_there(name: str) -> None:
+    text = (find("datasets", name) / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"titans-seq run (\w+)", text)) <= set(names("pipelines"))
+
+
+@pytest.mark.parametrize("name", ["clinvar_chr20", "human_b37"])
+def test_variants_are_scored_by_the_second_of_two_commands(
+    name: str, titans: Callable[..., Any], models: Any, tmp_path: Path
+) -> None:
+    """The command as the card has it; for the run of its first command stands a small one."""
+    text = (find("datasets", name) / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"titans-seq (genomics variants .*)", text)
+    command = [str(models.language) if word == "runs/human" else word for word in shlex.split(line)]
+    if not all(is_there(word) for word in command if word.startswith("card:")):
+        pytest.skip("TITANS_SEQ_DATA does not name a folder with the files of its data card")
+    assert command[-2:] == ["--out", "scored.vcf.gz"]
+    titans(*command[:-1], out := tmp_path / "scored.parquet", "--quiet")
+    scored = pl.read_parquet(out)
+    assert len(scored) == 612 and scored["llr"].is_finite().sum() == 611  # one lies in a stretch of N

@@ -151,9 +151,13 @@ def test_classification_from_scratch_and_from_a_backbone(
             low, high = row[part]["intervals"]["accuracy"]
             assert 0 <= low <= row[part]["accuracy"] <= high <= 1
     assert ("leak_free" in both[f"{known[0]}, k-mers"]) is bool(clean)
+    run("--backbone", backbone, "--rates", "1e-3,1e-2")
+    tried = kept(tmp_path, f"{name}_dev")
+    assert [row["settings"]["training"]["learning_rate"] for row in tried.values()] == [1e-3, 1e-2]
+    assert not any("test" in row for row in tried.values())
     text = (tmp_path / "out" / f"{name}.md").read_text()
-    assert all(key in text for key in both) and str(tmp_path) not in text
-    assert str(tmp_path) not in json.dumps([row["settings"] for row in both.values()])
+    assert all(key in text for key in both)
+    assert str(tmp_path) not in text + json.dumps(both)
 
 
 def test_tasks_of_gue_are_files_of_its_card(script: Script) -> None:
