@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from common import HERE, Row, measured_when, parsed, parser_of, results, rows_options
+from common import HERE, Row, explained, measured_when, parsed, parser_of, results, rows_options
 
 from titans_seq import pieces
 from titans_seq.bench.results import MiB, markdown
@@ -178,7 +178,7 @@ def report(kept: dict[str, Row]) -> str:
             markdown(head, lines),
             "Largest resident size in MiB, by tenth of the run (the first has the start of Python and torch):",
             markdown(("model, bases", *(f"{n}/{PARTS}" for n in range(1, PARTS + 1))), memory),
-            (__doc__ or "").split("\n\n", 1)[1].replace("\n", " "),
+            explained(__doc__),
         ]
     )
 

@@ -168,6 +168,11 @@ def results(name: str, options: argparse.Namespace, report: Report) -> Iterator[
         sys.exit(f"error: {error}")
 
 
+def explained(doc: str | None) -> str:
+    """What a script's docstring says below its first line, as one paragraph that ends the page."""
+    return " ".join((doc or "").split("\n\n", 1)[1].split()) + "\n"
+
+
 def measured_when(kept: dict[str, Row]) -> str:
     """A line of Markdown: when and where the rows were measured."""
     days = sorted({row["date"] for row in kept.values()})

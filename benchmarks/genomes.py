@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import Row, Rows, measured_when, parsed, parser_of, results, rows_options, train
+from common import Row, Rows, explained, measured_when, parsed, parser_of, results, rows_options, train
 
 from titans_seq.baselines import Markov
 from titans_seq.bench.results import markdown
@@ -171,7 +171,7 @@ def report(kept: dict[str, Row]) -> str:
             markdown(("model", "bits", "95 %", "perplexity", "bases"), lines),
             "Markov models by order:",
             markdown(("genome", *map(str, range(ORDERS))), orders),
-            (__doc__ or "").split("\n\n", 1)[1].replace("\n", " "),
+            explained(__doc__),
         ]
     )
 
