@@ -29,7 +29,7 @@ from titans_seq.data.reference import Reference
 from titans_seq.data.windows import BEGIN
 from titans_seq.files import sha256, whole_file
 from titans_seq.resources import data_file
-from titans_seq.run import load, prepare
+from titans_seq.run import load
 
 CHR20, NAME = "card:human_b37/human_b37_chr20.fa.gz", "20"
 ONE_PASS = 100_000  # bases that are also read at once
@@ -117,7 +117,7 @@ class Scoring:
         out = self.options.work / "chr20-streamed.parquet"
         subprocess.run(self.command(self.cut(start, end), out, "--overwrite"), check=True, stdout=subprocess.DEVNULL)
         streamed = pl.read_parquet(out)["loglik"].fill_null(np.nan).to_numpy()
-        model = load(self.options.model, prepare("cpu", self.options.threads), "genomics").eval()
+        model = load(self.options.model, "genomics", "cpu", self.options.threads).eval()
         tokens = torch.from_numpy(self.genome.codes(NAME, start, end).astype(np.int64))[None]
         batch = {"tokens": tokens, "previous": torch.tensor([BEGIN])}
         cut_at, pieces.PIECE = pieces.PIECE, end - start  # so that nothing is cut
