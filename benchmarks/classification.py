@@ -51,6 +51,7 @@ class Task(NamedTuple):
                 "steps": self.steps,
                 "batch_size": self.batch_size,
                 "learning_rate": self.learning_rate,
+                "precision": "bf16",
                 "validate_every": max(1, self.steps // 4),  # a dev table of promoters takes as long as 90 steps
             },
             "seed": seed,
