@@ -26,6 +26,7 @@ from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import read_state
 from titans_seq.miras.structure import MLP, Matrix
 from titans_seq.stream import Point, Steps, sequences
+from titans_seq.stream.generation import Sampling, drawn
 from titans_seq.stream.sequences import Course, learned_start, sequence_steps, track_steps
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
@@ -87,7 +88,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequences, "BLOCK", 64)
-    monkeypatch.setattr(genomics, "BLOCK", 64)
 
 
 def nats(steps: Steps) -> np.ndarray:
@@ -406,7 +406,7 @@ def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path: Path) -> Non
             tmp_path / f"{bases}.bedgraph",
             {},
             resume=False,
-            template=lambda: None,
+            template=lambda _: None,
             kind=TrackFile,
         )
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -509,9 +509,9 @@ def test_bases_are_drawn_as_often_as_the_model_says() -> None:
         (0.0, 4, [1000, 0, 0, 0]),
         (0.5, 4, [685, 247, 62, 7]),  # of the squares
     ):
-        drawn = genomics._drawn(np.repeat(logits, 1000, 0), temperature, top_k, chance)
-        assert np.abs(np.bincount(drawn, minlength=4) - expected).max() <= 1, (temperature, top_k)
-    assert genomics._drawn(logits, 1.0, 4, np.array([np.nextafter(1, 0)]))[0] == 3
+        found = drawn(np.repeat(logits, 1000, 0), Sampling(1, temperature=temperature, top_k=top_k), chance)
+        assert np.abs(np.bincount(found, minlength=4) - expected).max() <= 1, (temperature, top_k)
+    assert drawn(logits, Sampling(1), np.array([np.nextafter(1, 0)]))[0] == 3
 
 
 def test_a_prompt_may_stand_in_a_state(folder: Path, tmp_path: Path) -> None:
@@ -524,11 +524,45 @@ def test_a_prompt_may_stand_in_a_state(folder: Path, tmp_path: Path) -> None:
     assert generated(folder, tmp_path / "x.fa", state_in=tmp_path / "state") == whole
 
 
-def test_a_signal_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genomics.Progress, "add", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Interrupted, match=r"Stopped by SIGTERM\. .*x\.fa was not written"):
+@pytest.mark.parametrize("block", ["mag", "mac", "attention"])
+@pytest.mark.parametrize("stop", [0, 1, 2, 3])
+def test_what_is_killed_and_resumed_is_what_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: str, stop: int
+) -> None:
+    """Three samples, two side by side and one alone, of two pieces each; killed after a step, with its point or not."""
+    save_pretrained(make(BLOCKS[block]), tmp_path / "model")
+    given = {"length": 100, "samples": 3, "batch_size": 2, "prompt": "ACGTN", "seed": 7}
+    genomics.generate(str(tmp_path / "model"), tmp_path / "whole.fa", **given)
+    for save_every in (0, 150):
+
+        def killed(*arguments: Any, whole: Any = genomics.generation_steps) -> Steps:
+            for number, step in enumerate(whole(*arguments)):
+                yield step
+                if number == stop:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(genomics, "GENERATED", save_every)
+        out = tmp_path / f"{save_every}.fa"
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(genomics, "generation_steps", killed)
+            genomics.generate(str(tmp_path / "model"), out, **given)
+        assert not out.exists()
+        if out.with_name(f"{out.name}.point").exists():
+            with pytest.raises(InputError, match="another temperature"):
+                genomics.generate(str(tmp_path / "model"), out, **given, temperature=0.5, resume=True)
+        genomics.generate(str(tmp_path / "model"), out, **given, resume=True)
+        assert out.read_bytes() == (tmp_path / "whole.fa").read_bytes()
+    assert genomics.generate(str(tmp_path / "model"), out, **given, resume=True)["already_finished"]
+
+
+def test_a_signal_leaves_what_can_be_resumed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generated(folder, tmp_path / "whole.fa")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"by SIGTERM\. .*x\.fa is not complete"):
+        patch.setattr(stream.Progress, "add", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         generated(folder, tmp_path / "x.fa")
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "x.fa").exists()
+    assert generated(folder, tmp_path / "x.fa", overwrite=False, resume=True) == whole
+    assert {entry.name for entry in tmp_path.iterdir()} == {"whole.fa", "x.fa"}
 
 
 def test_a_prompt_that_is_no_dna(folder: Path, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def write(
         out,
         identity,
         resume=resume,
-        template=lambda: carried_template(model),
+        template=lambda _: carried_template(model),
         save_every=None if resume else 0,
     )
 
@@ -429,7 +429,7 @@ def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path: Path) -> Non
             tmp_path / f"{bases}.csv",
             IDENTITY,
             resume=False,
-            template=lambda: carried_template(model),
+            template=lambda _: carried_template(model),
         )
 
     read(8 * 2048)

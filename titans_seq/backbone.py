@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from titans_seq.blocks import MAC, MAG, Block, BlocksConfig, Direction, Hybrid, Whole
-from titans_seq.embedding import Embedding, Nucleotides, Turn, other_strand
+from titans_seq.embedding import Embedding, Nucleotides, Patches, Turn, other_strand
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import MemoryState
 from titans_seq.miras.choice import Choice
@@ -54,13 +54,18 @@ class BackboneConfig(Choice):
             )
         if isinstance(self.block, Hybrid) and self.depth < 2:
             raise ValueError(f"block: hybrid has memory and attention in turn: depth {self.depth} must be 2 or more")
-        if self.equivariant and not isinstance(self.embedding, Nucleotides):
+        if self.equivariant and isinstance(self.embedding, Patches):
             raise ValueError("equivariant: true is of DNA's two strands, and a series has none")
+        if self.equivariant and self.embedding.stride > 1:
+            raise ValueError(
+                f"equivariant: true needs the same words on both strands, and words of {self.embedding.stride} bases "
+                "side by side are others from the other end: set embedding.overlapping to true"
+            )
         return self
 
     @property
     def causal(self) -> bool:
-        """Whether no output depends on a later input."""
+        """Whether no output depends on a later token."""
         return not self.whole and self.padded
 
     @property
@@ -75,9 +80,9 @@ class BackboneConfig(Choice):
 
 
 class Backbone(nn.Module):
-    """Tokens (B, T) or patches (B, T, F) → (B, T, D).
+    """Nucleotides (B, T) or patches (B, T, F) → (B, T, D). Of words side by side each nucleotide has its word's row.
 
-    With ``equivariant`` tokens (B, T) → (B, T, 2 D): a row's first half is of its base, the second of the base
+    With ``equivariant`` (B, T) → (B, T, 2 D): a row's first half is of its base, the second of the base
     opposite, read along the other strand by the same embedding and blocks. The rows of the other strand are therefore
     the same, turned around, with halves swapped (RCPS, as in Caduceus-PS, arXiv 2403.03234). Strands meet in the head.
     """
@@ -102,10 +107,16 @@ class Backbone(nn.Module):
         return self._start(batch)
 
     def _start(self, batch: int) -> MemoryState:
-        return MemoryState(layers=tuple(block.mixer.initial_state(batch) for block in self.blocks))
+        return MemoryState(
+            symbols=self.config.embedding.start(batch, self.norm.weight.device),
+            layers=tuple(block.mixer.initial_state(batch) for block in self.blocks),
+        )
 
     def forward(self, x: Tensor, state: MemoryState | None = None) -> tuple[Tensor, MemoryState]:
         """Read x after what ``state`` has read (nothing, when None); returns hidden rows and the next state.
+
+        Words of k nucleotides side by side are made of each call's own: all calls but the last of a sequence should
+        give a multiple of k.
 
         Raises:
             ValueError: if a backbone that reads whole sequences is asked to go on.
@@ -124,7 +135,15 @@ class Backbone(nn.Module):
         return getattr(self.config.block, "segment", self.config.memory.chunk_size)
 
     def _stream(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        return in_pieces(self._read, self, x, state, self._unit, self.recompute, self.truncate)
+        tokens, symbols = self.config.embedding.tokens(x, state.symbols)
+        state = state._replace(symbols=None)
+        rows, state = in_pieces(self._read, self, tokens, state, self._unit, self.recompute, self.truncate)
+        return self._spread(rows, x), state._replace(symbols=symbols)
+
+    def _spread(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Rows of tokens as rows (B, T, D) of the nucleotides x (B, T)."""
+        stride = self.config.embedding.stride
+        return rows if stride == 1 else rows.repeat_interleave(stride, 1)[:, : x.shape[1]]
 
     def _whole(self, x: Tensor) -> Tensor:
         """Hidden rows of whole sequences, on both strands where that is asked for."""
@@ -137,11 +156,12 @@ class Backbone(nn.Module):
     def _from_ends(self, x: Tensor) -> Tensor:
         if self.config.direction == "forward":
             return self._stream(x, self._start(len(x)))[0]
-        whole = Whole(Turn(x), self._unit, self.recompute, self.truncate)
-        hidden = self.embedding(x)
+        tokens, _ = self.config.embedding.tokens(x, self.config.embedding.start(len(x), x.device))
+        whole = Whole(Turn(tokens), self._unit, self.recompute, self.truncate)
+        hidden = self.embedding(tokens)
         for block in self.blocks:
             hidden, _ = block(hidden, whole)
-        return self.norm(hidden)
+        return self._spread(self.norm(hidden), x)
 
     def _read(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         hidden, layers = self.embedding(x), []

@@ -28,6 +28,11 @@ def mean_of(a: Any, b: Any) -> Any:
     return (a + b) / 2 if isinstance(a, Tensor) else type(a)(*map(mean_of, a, b))
 
 
+def for_tokens(task: Any, backbone: BackboneConfig) -> Any:
+    """The task with the words that a backbone reads side by side, where it predicts them."""
+    return task.model_copy(update={"word": backbone.embedding.stride}) if hasattr(task, "word") else task
+
+
 def to_tensors(batch: dict[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """A collated batch as tensors on a device."""
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
@@ -41,9 +46,9 @@ class SequenceModel(nn.Module):
 
     def __init__(self, backbone: BackboneConfig, task: Task):
         super().__init__()
-        self.task = task
+        self.task = for_tokens(task, backbone)
         self.backbone = Backbone(backbone)
-        self.head = task.head(backbone.width)
+        self.head = self.task.head(backbone.width)
 
     def hidden(
         self, batch: dict[str, Tensor], state: MemoryState | None = None, head: Any = None

@@ -190,8 +190,8 @@ def _steps(
     return series_steps(model, items, describe, streams, point)
 
 
-def _template(streams: Streams | None) -> Callable[[], Any]:
-    return lambda: streams and streams.carried(0)
+def _template(streams: Streams | None) -> Callable[[Point], Any]:
+    return lambda point: streams and streams.carried(0)
 
 
 # --- streams and their states

@@ -1,6 +1,7 @@
 """The verbs of sequences: predict, score, embed, generate."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -8,28 +9,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from titans_seq.blocks import expand
 from titans_seq.checkpoint import SequenceModel, load_config
 from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
 from titans_seq.data.fasta import Block, read_blocks
 from titans_seq.data.intervals import interval_kind
-from titans_seq.data.record import Record, Tally, decode, encode, quoted
+from titans_seq.data.record import Record, Tally, encode, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.reset import reset_rule
+from titans_seq.data.reset import Reset, reset_rule
 from titans_seq.data.sequences import WHOLE, each_sequence, is_fasta, read_sequences
 from titans_seq.data.windows import BEGIN
-from titans_seq.data.write import PartFile, RowFile, check_suffix
-from titans_seq.errors import InputError, ModelError, NumericFault, UsageError, warn
-from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, whole_file
+from titans_seq.data.write import FastaFile, PartFile, RowFile
+from titans_seq.errors import InputError, ModelError, UsageError, warn
 from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
-from titans_seq.progress import Progress
 from titans_seq.resources import data_file, is_there
 from titans_seq.run import about, check_state_files, dry, finished, identity, load, reading_of, write
-from titans_seq.signals import watching
 from titans_seq.stream import Point, Steps, prefetch
+from titans_seq.stream.generation import Sampling, begun, generation_steps
 from titans_seq.stream.sequences import (
-    BLOCK,
     TOGETHER,
     TRACKS,
     Carried,
@@ -47,8 +44,7 @@ from titans_seq.stream.sequences import (
 from titans_seq.tasks.language import LanguageHead
 from titans_seq.tasks.pooling import Embedder
 
-GENERATED = (".fa", ".fasta", ".fna")
-LINE = 80  # bases a line of FASTA
+GENERATED = 1 << 14  # bases between points of what is generated: some seconds' work, base by base
 
 
 class Reading(NamedTuple):
@@ -84,7 +80,7 @@ class _Job(NamedTuple):
     """What a verb makes of records."""
 
     steps: Callable[[Iterable[Block], Point], Steps]
-    template: Callable[[], Carried]
+    template: Callable[[Point], Carried]
 
 
 def predict(source: str, path: str, out: Path, *, track: str | None = None, **options: Any) -> dict[str, Any]:
@@ -115,7 +111,7 @@ def predict(source: str, path: str, out: Path, *, track: str | None = None, **op
             lambda blocks, point: sequence_steps(
                 model, blocks, reading.batch_size, point, course, None, reading.both_strands
             ),
-            lambda: carried_template(model),
+            lambda _: carried_template(model),
         )
 
     return _read(source, path, out, reading, RowFile, job)
@@ -138,7 +134,7 @@ def _predict_along(source: str, path: str, out: Path, reading: Reading, task: An
             lambda blocks, point: position_steps(
                 model, blocks, reading.batch_size, point, course, track, reading.both_strands
             ),
-            lambda: Carried(None, learned_start(model)),
+            lambda _: Carried(None, learned_start(model)),
         )
 
     return _read(source, path, out, reading, TrackFile, job, track=str(track))
@@ -160,7 +156,7 @@ def embed(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
             lambda blocks, point: sequence_steps(
                 model, blocks, reading.batch_size, point, course, embedder, reading.both_strands
             ),
-            lambda: carried_template(model, embedder),
+            lambda _: carried_template(model, embedder),
         )
 
     return _read(source, path, out, reading, EmbeddingFile, job)
@@ -196,7 +192,7 @@ def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **op
             lambda blocks, point: track_steps(
                 model, blocks, reading.batch_size, point, course, wanted, reading.both_strands
             ),
-            lambda: Carried(None, learned_start(model)),
+            lambda _: Carried(None, learned_start(model)),
         )
 
     return _read(source, path, out, reading, TrackFile, job, tracks=",".join(tracks))
@@ -242,6 +238,7 @@ def _read(
     course = Course(_start(source, model, reading.state_in), reset, state_out is not None)
     if course.alone or reading.state_in:
         _must_be_causal(source, model)
+    _must_cut_at_words(source, model, reset)
     if reading.both_strands and (reading.state_in or course.keep or reset.at == "never"):
         raise UsageError(
             "--both-strands reads each record from its end too, and no memory is carried there. "
@@ -290,7 +287,7 @@ def _start(source: str, model: SequenceModel, state_in: Path | None) -> Stream:
     if state_in is None:
         return learned
     start: Stream = load_state(state_in, learned, about(source)["model"])
-    if not 0 <= start.previous <= BEGIN:
+    if not 0 <= start.previous <= getattr(model.head, "highest", BEGIN):
         raise ModelError(f"{state_in} holds the token {start.previous}, which is none. Make the state again.")
     return start
 
@@ -322,17 +319,26 @@ def _must_be_causal(source: str, model: SequenceModel) -> None:
         )
 
 
-@torch.inference_mode()
+def _must_cut_at_words(source: str, model: SequenceModel, reset: Reset) -> None:
+    word = model.backbone.config.embedding.stride
+    if word > 1 and (reset.at == "N" or reset.length % word):
+        raise UsageError(
+            f"--reset {reset}: {source} reads words of {word} bases side by side, and this may begin anew inside "
+            f"one. Give record, never, or every:LENGTH with a multiple of {word}."
+        )
+
+
 def generate(
     source: str,
     out: Path,
     *,
-    prompt: str = "",
     length: int,
+    prompt: str = "",
     samples: int = 1,
     temperature: float = 1.0,
     top_k: int = 4,
     state_in: Path | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     device: str = "auto",
@@ -343,16 +349,18 @@ def generate(
     """Let a language model write ``length`` bases behind a prompt, base by base, into the FASTA ``out``.
 
     Memory does not grow with ``length``. A sample depends on the seed and its own number, not on how many there are.
+    A job that is killed and resumed gives the bases of one that was not.
 
     Args:
         source: the model.
         out: gets a record a sample, of the new bases alone.
-        prompt: what was read before; nothing, at a record's begin.
         length: bases to write.
+        prompt: what was read before; nothing, at a record's begin.
         samples: records to write.
         temperature: the logits are divided by it; 0 takes the likeliest base each time.
         top_k: draw from so many of the likeliest bases.
         state_in: memory to go on from.
+        resume: go on where a stopped call left off.
         overwrite: replace ``out``.
         dry_run: check, write nothing.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -360,8 +368,8 @@ def generate(
         seed: of what is drawn.
         batch_size: samples written side by side.
     """
-    check_suffix(out, GENERATED)
-    must_be_new(out, overwrite=overwrite)
+    if finished(out, overwrite, resume, FastaFile.suffixes):
+        return {"out": str(out), "already_finished": True}
     check_state_files(state_in, None, False)
     tally = Tally()
     codes = encode(prompt, where="--prompt", tally=tally)
@@ -372,67 +380,30 @@ def generate(
     start = _start(source, model, state_in)
     if dry_run:
         return dry(model, bases=samples * length)
-    for first in range(0, len(codes), BLOCK):
-        _, _, start = advance(model, model.head, codes[first : first + BLOCK], start)
+    sampling = Sampling(length, samples, temperature, top_k, seed, batch_size)
+    start, opened = _prompted(model, start, codes)
     note = f"seed={seed} temperature={temperature:g} top_k={top_k} prompt={len(codes)}"
-    with locked(out.with_name(f".{out.name}{LOCK}"), out), watching() as watch:
-        clear_drafts(out.parent, out.name)
-
-        def tell(count: int) -> None:
-            progress.add(count)
-            watch.stop(f"{out} was not written; the same command writes it.")
-
-        with (
-            Progress("generating", "bases", samples * length) as progress,
-            whole_file(out) as draft,
-            draft.open("w", encoding="ascii") as file,
-        ):
-            for first in range(0, samples, batch_size):
-                numbers = range(first, min(first + batch_size, samples))
-                rows = _written(model, start, length, numbers, temperature, top_k, seed, tell)
-                file.writelines(_fasta(f"sample_{n + 1} {note}", row) for n, row in zip(numbers, rows, strict=True))
+    write(
+        out,
+        lambda point: generation_steps(model, start, opened, sampling, point),
+        identity(source, [state_in] if state_in else [], prompt=prompt, **sampling._asdict()),
+        resume=resume,
+        template=lambda point: begun(model, start, len(sampling.numbers(point.done))),
+        kind=partial(FastaFile, header=lambda number: f"sample_{number + 1} {note}"),
+        total=samples * length,
+        save_every=GENERATED,
+    )
     return {"out": str(out), "samples": samples, "bases": samples * length}
 
 
-def _fasta(header: str, codes: np.ndarray) -> str:
-    text = decode(codes)
-    return "\n".join([f">{header}", *(text[at : at + LINE] for at in range(0, len(text), LINE)), ""])
-
-
-def _written(
-    model: SequenceModel,
-    start: Stream,
-    length: int,
-    numbers: Sequence[int],
-    temperature: float,
-    top_k: int,
-    seed: int,
-    tell: Callable[[int], None],
-) -> np.ndarray:
-    """Codes (B, length) of the samples of these numbers; ``tell`` hears of each row of bases."""
-    draws = [np.random.default_rng([seed, number]) for number in numbers]
-    found = np.empty((len(draws), length), np.uint8)
-    state = expand(start.memory, len(draws))
-    token = torch.full((len(draws),), start.previous, device=model.head.logits.weight.device)
-    for at in range(length):
-        hidden, state = model.backbone(token[:, None], state)
-        logits = model.head.logits(hidden[:, 0]).double().cpu().numpy()
-        if not np.isfinite(logits).all():
-            raise NumericFault(f"The model's output is not finite at base {at + 1:,}. Choose another model or prompt.")
-        found[:, at] = _drawn(logits, temperature, top_k, np.array([draw.random() for draw in draws]))
-        token = torch.from_numpy(found[:, at].astype(np.int64)).to(token.device)
-        tell(len(draws))
-    return found
-
-
-def _drawn(logits: np.ndarray, temperature: float, top_k: int, chance: np.ndarray) -> np.ndarray:
-    """Classes (B,) drawn from logits (B, C) where numbers ``chance`` (B,) in [0, 1) fall."""
-    order = np.argsort(-logits, 1, kind="stable")[:, : 1 if temperature == 0 else top_k]
-    best = np.take_along_axis(logits, order, 1)
-    p = np.exp((best - best[:, :1]) / (temperature or 1.0))
-    place = (chance[:, None] * p.sum(1, keepdims=True) >= p.cumsum(1)).sum(1).clip(max=p.shape[1] - 1)
-    drawn: np.ndarray = np.take_along_axis(order, place[:, None], 1)[:, 0]
-    return drawn
+@torch.inference_mode()
+def _prompted(model: SequenceModel, start: Stream, codes: np.ndarray) -> tuple[Stream, np.ndarray]:
+    """The stream behind the whole words of a prompt, and the codes of one that it leaves open."""
+    whole = len(codes) // model.head.word * model.head.word
+    size = block_size(model.backbone.config)
+    for first in range(0, whole, size):
+        _, _, start = advance(model, model.head, codes[first : min(first + size, whole)], start)
+    return start, codes[whole:]
 
 
 def blocks_of(

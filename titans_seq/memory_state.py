@@ -24,6 +24,7 @@ class MemoryState(NamedTuple):
     prefix: Tensor | None = None  # (B, N_p, D) what the memory made of the persistent tokens (MAL)
     segment: Any = None  # ScanState: memory at the open segment's start (MAC)
     segment_tail: Any = None  # (B, conv - 1, D) convolution tail of the segment's own queries (MAC)
+    symbols: Tensor | None = None  # (B, k - 1) last nucleotides, of a backbone that reads k-mers that overlap
     layers: tuple["MemoryState", ...] = ()
 
 

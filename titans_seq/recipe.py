@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from titans_seq.backbone import BackboneConfig
 from titans_seq.data.sources import Source
+from titans_seq.embedding import Kmers, Nucleotides, Patches
 from titans_seq.errors import ConfigError
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import Kind, data_file, find
@@ -55,9 +56,26 @@ class Recipe(Choice):
             raise ValueError(f"equivariant: true is of DNA's two strands, and task {self.task.kind} reads series")
         return self
 
+    @model_validator(mode="after")
+    def _tokens_suit_the_task(self) -> "Recipe":
+        tokens = self.backbone.embedding
+        if isinstance(tokens, Patches):
+            raise ValueError("backbone.embedding: the patches of a series follow from the task: leave it out")
+        if isinstance(tokens, Kmers) and self.task.field != "genomics":
+            raise ValueError(f"backbone.embedding: k-mers are words of nucleotides; task {self.task.kind} reads series")
+        if tokens.stride > 1 and getattr(self.task, "bin", None) == 1:
+            raise ValueError(
+                f"task {self.task.kind} has an answer for every base, and words of {tokens.stride} bases side by side "
+                "have one row a word: set backbone.embedding.overlapping to true"
+            )
+        if getattr(self.task, "word", 1) not in (1, tokens.stride):
+            raise ValueError(f"task.word follows from backbone.embedding, here {tokens.stride}: leave it out")
+        return self
+
     def text(self) -> str:
-        """The recipe as YAML; the embedding is left out, since it follows from the task."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude={"backbone": {"embedding"}}), sort_keys=False)
+        """The recipe as YAML; the embedding stands there where it is not the usual one of the task."""
+        usual = {"backbone": {"embedding"}} if isinstance(self.backbone.embedding, Nucleotides) else None
+        return yaml.safe_dump(self.model_dump(mode="json", exclude=usual), sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):

@@ -18,13 +18,14 @@ from titans_seq.checkpoint import (
     SequenceModel,
     check_backbone,
     find,
+    for_tokens,
     load_backbone,
     load_config,
     load_pretrained,
     save_pretrained,
 )
 from titans_seq.data.windows import Items
-from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
+from titans_seq.data.write import SUFFIXES, check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, whole_folder, write_text
 from titans_seq.ops.matmul import use_fastest_exact_matmul
@@ -228,8 +229,8 @@ class _Plan(NamedTuple):
 
 def _plan(recipe: Recipe, device: str) -> _Plan:
     """Read the data of a recipe and check that all of it can be carried out."""
-    task, training, validation = recipe.data.parts(recipe.task, recipe.seed)
-    backbone = recipe.backbone.model_copy(update={"embedding": task.embedding()})
+    task, training, validation = recipe.data.parts(for_tokens(recipe.task, recipe.backbone), recipe.seed)
+    backbone = recipe.backbone.model_copy(update={"embedding": task.embedding(recipe.backbone.embedding)})
     count = parameters(backbone, task)
     must_fit(count, 4, "the backbone")
     if recipe.start_from:
@@ -265,8 +266,7 @@ def _begun(recipe: Recipe, out: Path, device: str) -> dict[str, Any] | None:
     file = out / "recipe.yaml"
     if not file.is_file() or not (out / "manifest.json").is_file():
         return None
-    there = load_recipe(file).model_dump(mode="json", exclude={"backbone": {"embedding"}})
-    now = recipe.model_dump(mode="json", exclude={"backbone": {"embedding"}})
+    there, now = load_recipe(file).model_dump(mode="json"), recipe.model_dump(mode="json")
     if changed := differences(there, now):
         raise ConfigError(f"{out} was begun with another recipe: {'; '.join(changed)}. Resume with the same one.")
     manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
@@ -374,11 +374,9 @@ def write(
     identity: dict[str, str],
     *,
     resume: bool,
-    template: Callable[[], Any] = lambda: None,
-    kind: Callable[[Path, int], PartFile] = RowFile,
-    at_end: Callable[[Point], None] = lambda point: None,
-    total: int | None = None,
+    template: Callable[[Point], Any] = lambda point: None,
+    **options: Any,
 ) -> int:
-    """Run a streaming job into ``out``, which no second process may write at the same time."""
+    """Run a streaming job into ``out``, which no second process may write at the same time; see `run_stream`."""
     with locked(out.with_name(f".{out.name}{LOCK}"), out):
-        return run_stream(steps, out, identity, resume=resume, template=template, kind=kind, at_end=at_end, total=total)
+        return run_stream(steps, out, identity, resume=resume, template=template, **options)

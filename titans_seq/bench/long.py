@@ -18,7 +18,7 @@ from titans_seq.backbone import Backbone, BackboneConfig
 from titans_seq.bench.process import Worker, memory_limit
 from titans_seq.bench.results import MiB, Results, markdown, opened, told_share
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
-from titans_seq.embedding import Embedding, Nucleotides, Patches
+from titans_seq.embedding import Embedding, Patches
 from titans_seq.files import write_text
 from titans_seq.memory_state import MemoryState, state_tensors
 from titans_seq.ops.matmul import use_fastest_exact_matmul
@@ -51,7 +51,7 @@ MODELS: dict[str, BackboneConfig] = {
 
 def random_input(embedding: Embedding, start: int, tokens: int, generator: torch.Generator) -> Tensor:
     """The next tokens of a stream: even nucleotides (1, T), or a noisy wave in patches (1, T, F)."""
-    if isinstance(embedding, Nucleotides):
+    if not isinstance(embedding, Patches):
         return torch.randint(4, (1, tokens), generator=generator)
     step = torch.arange(start * PATCH, (start + tokens) * PATCH, dtype=torch.float64)
     values = torch.sin(step * (2 * torch.pi / 24)).float() + torch.randn(len(step), generator=generator)

@@ -166,10 +166,12 @@ def backbone_of(start: str | None, config: str | None, default: str) -> dict[str
         if config:
             raise UsageError("--config builds a new backbone, --backbone starts from a trained one: give one of them.")
         from titans_seq.checkpoint import load_config
+        from titans_seq.embedding import Patches
 
         _, backbone, _ = load_config(start)
         kept = start if start.startswith("hf://") or not Path(start).exists() else str(Path(start).resolve())
-        return {"backbone": backbone.model_dump(mode="json", exclude={"embedding"}), "start_from": kept}
+        of_task = {"embedding"} if isinstance(backbone.embedding, Patches) else None
+        return {"backbone": backbone.model_dump(mode="json", exclude=of_task), "start_from": kept}
     return {"backbone": config or default}
 
 

@@ -518,6 +518,7 @@ def generate(
     batch_size: BatchSize = 64,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> Any:
     """Let a language model write DNA, base by base, in flat memory; only A, C, G and T.
 
@@ -534,6 +535,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         state_in=state_in,
+        resume=resume,
         overwrite=overwrite,
         dry_run=dry_run,
         device=device,

@@ -118,7 +118,7 @@ class FastaSource(Choice):
     ) -> Items:
         """Windows as ``task`` reads them: with masks, where it has a share of ``masked`` bases."""
         windows = GenomeWindows(records, self.length, reverse, lower)
-        return MaskedWindows(windows, task.masked, every) if hasattr(task, "masked") else windows
+        return MaskedWindows(windows, task.masked, every, task.word) if hasattr(task, "masked") else windows
 
 
 class SequenceSource(Choice):

@@ -91,16 +91,17 @@ class MaskedWindows:
 
     In training each base is asked for with probability ``rate``: of these 80 % read as MASK, 10 % as a base at random
     and 10 % as they are (BERT, arXiv 1810.04805, section 3.1). Otherwise every n-th reads as MASK, n = 1 / ``rate``,
-    from a place that moves from item to item.
+    from a place that moves from item to item. Words are asked for and masked as a whole.
 
     Args:
         windows: what is read.
         rate: share of the bases that are asked for.
         every: take each window n times instead, so that each of its bases is asked for once.
+        word: bases a word, on a grid that begins with the window.
     """
 
-    def __init__(self, windows: GenomeWindows, rate: float, every: bool = False):
-        self.windows, self.rate = windows, rate
+    def __init__(self, windows: GenomeWindows, rate: float, every: bool = False, word: int = 1):
+        self.windows, self.rate, self.word = windows, rate, word
         self.step = max(1, round(1 / rate))
         self.times = self.step if every else 1
 
@@ -111,13 +112,14 @@ class MaskedWindows:
         """A window with masks, drawn where random numbers are given."""
         window = self.windows.item(index // self.times, rng)
         codes = window["tokens"]
-        base = codes < N
+        base, word = codes < N, np.arange(len(codes)) // self.word
         if rng is None:
-            asked = base & (np.arange(len(codes)) % self.step == index % self.step)
+            asked = base & (word % self.step == index % self.step)
             read = np.where(asked, MASK, codes)
         else:
-            asked = base & (rng.random(len(codes)) < self.rate)
-            how, drawn = rng.random(len(codes)), rng.integers(0, N, len(codes))
+            words = -(-len(codes) // self.word)
+            asked = base & (rng.random(words) < self.rate)[word]
+            how, drawn = rng.random(words)[word], rng.integers(0, N, len(codes))
             read = np.where(asked & (how < 0.8), MASK, np.where(asked & (how < 0.9), drawn, codes))
         return {**window, "tokens": read, "masked": np.where(asked, codes, N)}
 

@@ -9,14 +9,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from titans_seq.errors import ModelError, UsageError
 from titans_seq.files import telling_disk_faults, whole_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+LINE = 80  # bases a line of FASTA
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run text that begins so
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end a row, or be obeyed by a terminal
 
@@ -103,6 +104,63 @@ class RowFile(PartFile):
     def convert(self, draft: Path) -> int:
         """A table in the form of the suffix."""
         return _convert(self.part, draft, self.out.suffix)
+
+
+class FastaFile(PartFile):
+    """Records written piece by piece, some side by side: rows with the number of the ``first``, and their ``bases``.
+
+    Args:
+        out: the FASTA.
+        size: of the part file to go on with.
+        header: of the record of a number.
+    """
+
+    suffixes = (".fa", ".fasta", ".fna")
+
+    def __init__(self, out: Path, size: int = 0, header: Callable[[int], str] = str):
+        super().__init__(out, size)
+        self.header = header
+
+    def encode(self, rows: list[Row]) -> bytes:
+        """JSON lines."""
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    def convert(self, draft: Path) -> int:
+        """One record after the other, each from the pieces of all that were written beside it."""
+        count = begin = 0
+        with self.part.open("rb") as part, draft.open("w", encoding="ascii") as file:
+            while line := part.readline():
+                first, bases = json.loads(line).values()
+                for place in range(len(bases)):
+                    part.seek(begin)
+                    file.write(f">{self.header(first + place)}\n")
+                    file.writelines(_lines(self._pieces(part, first, place)))
+                count += len(bases)
+                begin = part.tell()
+        return count
+
+    def _pieces(self, part: BinaryIO, first: int, place: int) -> Iterator[str]:
+        """Bases of the record at ``place`` among those from ``first`` on; ``part`` is left behind the last of these."""
+        end = part.tell()
+        while line := part.readline():
+            row = json.loads(line)
+            if row["first"] != first:
+                break
+            yield row["bases"][place]
+            end = part.tell()
+        part.seek(end)
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    """Text as lines of `LINE` symbols."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        while len(held) > LINE:
+            yield held[:LINE] + "\n"
+            held = held[LINE:]
+    if held:
+        yield held + "\n"
 
 
 def _rows(part: Path) -> Iterator[Row]:

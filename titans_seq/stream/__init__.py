@@ -80,7 +80,7 @@ def _save_point(file: Path, point: Point, size: int, identity: dict[str, str]) -
         save_file(tensors, str(draft), metadata={"size": str(size), "identity": json.dumps(identity, sort_keys=True)})
 
 
-def _load_point(file: Path, identity: dict[str, str], template: Callable[[], Any]) -> tuple[Point, int]:
+def _load_point(file: Path, identity: dict[str, str], template: Callable[[Point], Any]) -> tuple[Point, int]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -95,8 +95,9 @@ def _load_point(file: Path, identity: dict[str, str], template: Callable[[], Any
             f"{file} was left by a run with another {' and '.join(changed)}. Resume with what it began with, "
             "or start anew with --overwrite."
         )
-    opened = any(name.startswith("carried") for name in tensors)
-    point = fill_state(Point(carried=template() if opened else None), tensors)
+    point: Point = fill_state(Point(), tensors)
+    if any(name.startswith("carried") for name in tensors):
+        point = fill_state(Point(carried=template(point)), tensors)
     return point, int(metadata["size"])
 
 
@@ -106,7 +107,7 @@ def run_stream(
     identity: dict[str, str],
     *,
     resume: bool,
-    template: Callable[[], Any],
+    template: Callable[[Point], Any],
     total: int | None = None,
     save_every: int | None = None,
     kind: Callable[[Path, int], PartFile] = RowFile,
@@ -119,7 +120,7 @@ def run_stream(
         out: final file; until the end ``out.part`` and ``out.point`` stand beside it.
         identity: sums of model, input and options; a resume with others is refused.
         resume: go on from ``out.point``, if it is there.
-        template: makes what `Point.carried` looks like.
+        template: makes what `Point.carried` of a point looks like.
         total: tokens to read, if known, for the progress bar.
         save_every: tokens between points.
         kind: how rows become the file.

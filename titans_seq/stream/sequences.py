@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby, pairwise
 from math import lcm
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,13 +35,13 @@ def _batch(
 
 
 def block_size(config: BackboneConfig, bin: int = 1) -> int:
-    """Bases of a long record that are read at once: whole segments, where a backbone has them, and whole bins.
+    """Bases of a long record that are read at once: whole words, segments, where a backbone has them, and bins.
 
     Of a backbone that reads records as a whole, all of one.
     """
     if config.whole:
         return TOGETHER
-    segment = lcm(getattr(config.block, "segment", 1), bin)
+    segment = lcm(getattr(config.block, "segment", 1) * config.embedding.stride, bin)
     return segment * max(1, BLOCK // segment)
 
 
@@ -80,10 +80,11 @@ class Carried(NamedTuple):
 class Head(Protocol):
     """What makes a row of a record's hidden rows: the head of a task, or an `Embedder`."""
 
-    behind: ClassVar[bool]  # whether a row has read the tokens before its own, as in a language model
-
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
         """Tokens (B, T) as the backbone reads them."""
+
+    def unread(self, batch: dict[str, Tensor]) -> Tensor:
+        """The token (B,) that a stream has not read after a batch, of a language model; else BEGIN."""
 
     def start(self, batch: dict[str, Tensor]) -> Any:
         """Nothing read."""
@@ -140,10 +141,13 @@ def _groups(
 def advance(
     model: SequenceModel, head: Head, codes: np.ndarray, stream: Stream
 ) -> tuple[Tensor, dict[str, Tensor], Stream]:
-    """Read codes (n,), one at least, behind a stream: their hidden rows (1, n, D), batch, and the stream after them."""
+    """Read codes (n,), one at least, behind a stream: their hidden rows (1, n, D), batch, and the stream after them.
+
+    Of words side by side n is whole words, unless the record ends with them.
+    """
     batch = _batch([codes], [stream.previous], _device(model))
     hidden, memory = model.hidden(batch, stream.memory, head)
-    return hidden, batch, Stream(memory, int(codes[-1]) if head.behind else BEGIN)
+    return hidden, batch, Stream(memory, int(head.unread(batch)))
 
 
 class _Walk:
@@ -319,11 +323,12 @@ def _mean_output(group: list[Block], output: Any, other: dict[int, Any]) -> Any:
 
 
 def settled(model: SequenceModel, stream: Stream) -> Stream:
-    """The stream after the base that a language model left unread: where one goes on that reads each base at once."""
+    """The stream after the token that a language model left unread: where one goes on that reads each at once."""
     if stream.previous == BEGIN:
         return stream
     with torch.inference_mode():
-        _, memory = model.backbone(torch.tensor([[stream.previous]], device=_device(model)), stream.memory)
+        unread = model.head.unpacked(torch.tensor([stream.previous], device=_device(model)))
+        _, memory = model.backbone(unread, stream.memory)
     return Stream(memory)
 
 
@@ -341,7 +346,7 @@ def track_steps(
 
     ``loglik``: ln p of the base that stands there, from those before it, in nats;
     ``entropy``: of what was predicted there, in nats;
-    ``surprise``: ‖∂ℓ/∂W‖ of the base at the memory that it met, the norm over layers, the mean over heads and blocks.
+    ``surprise``: ‖∂ℓ/∂W‖ of its token at the memory that it met, the norm over layers, the mean over heads and blocks.
 
     With ``both_strands`` each is the mean of its value along the strand and along the other one, where ln p is of the
     base opposite, from those behind it; a record is held as a whole, with its values along the other strand.
@@ -374,14 +379,14 @@ def _values(
     seen: list[list[Tensor]] | None,
 ) -> Iterator[Found]:
     """Values (K, n) of each block; NaN where there is no base."""
-    head = model.head
+    head, word = model.head, model.head.word
     walk = _Walk(model, head, course, point.carried)
 
     def values(hidden: Tensor, batch: dict[str, Tensor], surprise: Tensor | None) -> np.ndarray:
         """Tracks (B, K, T) of hidden rows (B, T, D)."""
         found: dict[str, Callable[[], Any]] = {
             "loglik": lambda: head.token_loglik(hidden, batch),
-            "entropy": lambda: head.token_entropy(hidden),
+            "entropy": lambda: head.token_entropy(hidden, batch),
             "surprise": lambda: surprise,
         }
         stacked = torch.stack([found[name]() for name in tracks], 1)
@@ -394,9 +399,12 @@ def _values(
 
     for group in _groups(blocks, point, batch_size, not course.alone, pad=True):
         if len(group) > 1:
-            # a base is read one row behind its own, so the last row needs one more
-            hidden, batch = _read_together(model, head, group, course.start, more=1)
-            surprise = None if seen is None else torch.nn.functional.pad(_met(seen)[:, 1:], (0, 1))
+            # a token is read one behind its own, so the last one needs one more
+            hidden, batch = _read_together(model, head, group, course.start, more=word)
+            surprise = None
+            if seen is not None:
+                surprise = torch.nn.functional.pad(_met(seen, word)[:, word:], (0, word))
+                surprise = surprise[:, : batch["tokens"].shape[1]]
             found = values(hidden, batch, surprise)
             point = _past(point, group)
             yield group, [finite(b, found[i, :, : len(b.codes)]) for i, b in enumerate(group)], point
@@ -406,9 +414,9 @@ def _values(
         for hidden, batch in walk.read(block):
             surprise = None
             if seen is not None:
-                first = _met(seen)[:, 1:]
-                model.backbone(batch["tokens"][:, -1:], walk.stream.memory)  # the base behind which the walk stands
-                surprise = torch.cat([first, _met(seen)], 1)
+                first, places = _met(seen, word)[:, word:], batch["tokens"].shape[1]
+                model.backbone(head.unpacked(head.unread(batch)), walk.stream.memory)  # behind which the walk stands
+                surprise = torch.cat([first, _met(seen, word)], 1)[:, :places]
             parts.append(values(hidden, batch, surprise)[0])
         point = walk.point(point, block, None)
         yield group, [finite(block, np.concatenate(parts, 1))], point
@@ -484,18 +492,19 @@ def _positions(
         yield group, found or [np.zeros((head.logits.out_features, 0), np.float32)], point
 
 
-def _met(seen: list[list[Tensor]]) -> Tensor:
-    """Surprise (B, T) of what was read since the last call: the mean over heads and blocks."""
+def _met(seen: list[list[Tensor]], word: int) -> Tensor:
+    """Surprise (B, T) of what was read since the last call: the mean over heads and blocks, a base that of its word."""
     surprise = torch.stack([torch.cat(calls, -1).mean(1) for calls in seen]).mean(0)
     for calls in seen:
         calls.clear()
-    return surprise
+    return surprise.repeat_interleave(word, 1)
 
 
 @torch.inference_mode()
-def token_loglik(model: SequenceModel, codes: np.ndarray, block: int = BLOCK) -> np.ndarray:
+def token_loglik(model: SequenceModel, codes: np.ndarray, block: int | None = None) -> np.ndarray:
     """ln p of every base of one record (T,) under a language model that reads it in blocks; 0 where it is N."""
     found, stream = [], learned_start(model)
+    block = block or block_size(model.backbone.config)
     for start in range(0, len(codes), block):
         hidden, batch, stream = advance(model, model.head, codes[start : start + block], stream)
         found.append(model.head.token_loglik(hidden, batch)[0].cpu().numpy())

@@ -47,7 +47,7 @@ def _folded(model: SequenceModel, head: Head, codes: list[np.ndarray]) -> Any:
         batch = to_tensors({"tokens": tokens[:, start : start + size], "previous": previous}, device)
         hidden, state = model.hidden(batch, state, head)
         so_far = head.fold(head.start(batch) if so_far is None else so_far, hidden, batch)
-        previous = tokens[:, start : start + size][:, -1]
+        previous = head.unread(batch).cpu().numpy()
     return head.result(so_far)
 
 

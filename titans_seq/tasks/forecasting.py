@@ -362,8 +362,8 @@ class Forecasting(Choice):
         """Rows behind its first that a patch of a stream tells, P - 1 + H."""
         return self.patch - 1 + self.horizon
 
-    def embedding(self) -> Embedding:
-        """How the backbone reads."""
+    def embedding(self, tokens: Embedding | None = None) -> Embedding:
+        """How the backbone reads; a series has no other tokens than its patches."""
         return Patches(features=2 * self.patch * (max(1, len(self.channels)) if self.mixing else 1))
 
     def head(self, width: int) -> ForecastHead | StreamHead:

@@ -56,9 +56,9 @@ class SequenceTask(Choice):
     constant: ClassVar[str] = "majority_class"  # name of the baseline that always says the same
     kmers: ClassVar[str | None] = "kmer_logistic_regression"  # of `titans_seq.baselines.KMERS`, where one fits
 
-    def embedding(self) -> Embedding:
-        """How the backbone reads."""
-        return Nucleotides()
+    def embedding(self, tokens: Embedding | None = None) -> Embedding:
+        """How the backbone reads: the tokens that its config asks for."""
+        return tokens or Nucleotides()
 
     def fitted(self, where: str, table: Records, train: Records, columns: tuple[str, ...]) -> Self:
         """The task with all that the data decide.

@@ -1,14 +1,15 @@
-"""Next-nucleotide language modelling."""
+"""Next-nucleotide language modelling, also by words of several."""
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from titans_seq.embedding import Embedding, N, Nucleotides
+from titans_seq.embedding import BEGIN, PAD, VOCABULARY, Embedding, N, Nucleotides, spelled, word_tokens
 from titans_seq.miras.choice import Choice
 
 
@@ -19,33 +20,82 @@ class Likelihood(NamedTuple):
     scored: Tensor  # (B,) scored bases; N and padding are not. Where bases have weights both are weighted sums
 
 
+def base_logits(words: Tensor, bases: Tensor) -> Tensor:
+    r"""Logits of A, C, G, T at each place of words, given the bases before it in its word: the chain rule,
+
+    $\ln p(b_1 \dots b_k) = \sum_j \ln p(b_j \mid b_1 \dots b_{j-1})$; a place whose base is not known is summed over.
+
+    Args:
+        words: (..., 4^k) logits of words, the first base's digit the highest.
+        bases: (..., k) what stands there; of the last one nothing is needed.
+
+    Returns:
+        (..., k, 4), to be normalised.
+    """
+    found = []
+    for base in bases[..., :-1].unbind(-1):
+        words = words.unflatten(-1, (N, -1))
+        found.append(words.logsumexp(-1))
+        taken = words.take_along_dim(base.clamp(max=N - 1)[..., None, None], -2).squeeze(-2)
+        words = taken.where(base[..., None] < N, words.logsumexp(-2))
+    return torch.stack([*found, words], -2)
+
+
+def side_by_side(bases: Tensor, word: int) -> Tensor:
+    """Bases (B, T) as words (B, ⌈T / word⌉, word), padded on the right."""
+    return F.pad(bases, (0, -bases.shape[1] % word), value=PAD).unflatten(1, (-1, word))
+
+
+def along(words: Tensor, bases: Tensor, word: int) -> Tensor:
+    """`base_logits` (B, T, 4), float32, along bases (B, T), of words side by side: logits (B, ⌈T / word⌉, 4^word)."""
+    return base_logits(words.float(), side_by_side(bases, word)).flatten(1, 2)[:, : bases.shape[1]]
+
+
 class LanguageHead(nn.Module):
-    """Hidden rows to the probabilities of the next A, C, G, T."""
+    """Hidden rows to the probabilities of the next A, C, G, T, of one base or of the ``word`` of them that comes next.
 
-    behind: ClassVar[bool] = True  # a row has read the tokens before its own
+    All is said a base: the bases of a word have the conditional probabilities of the chain rule, so that models of
+    other words compare. ``previous`` (B,) is the token before what is read: a base or BEGIN; of words side by side one
+    of `word_tokens`, where a base says that its word is not known.
+    """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, word: int = 1):
         super().__init__()
-        self.logits = nn.Linear(width, N)
+        self.logits = nn.Linear(width, N**word)
+        self.word = word
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, T) moved one place later, behind the token ``previous`` (B,) that came before them."""
-        return torch.cat([batch["previous"][:, None], batch["tokens"][:, :-1]], 1)
+        """Bases (B, T) moved one token later, behind the token ``previous`` (B,) that came before them; whole words."""
+        words = side_by_side(batch["tokens"], self.word)
+        return torch.cat([self.unpacked(batch["previous"])[:, None], words[:, :-1]], 1).flatten(1)
+
+    def unpacked(self, previous: Tensor) -> Tensor:
+        """The bases (B, word) of a token (B,) to be read."""
+        return previous[:, None] if self.word == 1 else spelled(previous, self.word)
+
+    def unread(self, batch: dict[str, Tensor]) -> Tensor:
+        """The token (B,) that a stream has not read after a batch: the last."""
+        last = side_by_side(batch["tokens"], self.word)[:, -1]
+        return last[:, 0] if self.word == 1 else word_tokens(last)
+
+    @property
+    def highest(self) -> int:
+        """The largest number that such a token has."""
+        return BEGIN if self.word == 1 else len(VOCABULARY) + N**self.word - 1
+
+    def _along(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return along(self.logits(hidden[:, :: self.word]), tokens, self.word)
 
     def token_loglik(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """ln p of every token (B, T), float32; 0 where the token is no A, C, G or T."""
+        """ln p of every base (B, T), float32; 0 where there is no A, C, G or T."""
         tokens = batch["tokens"]
-        nll = F.cross_entropy(
-            self.logits(hidden).float().flatten(0, 1),
-            tokens.where(tokens < N, -100).flatten(),
-            ignore_index=-100,
-            reduction="none",
-        )
+        logits, target = self._along(hidden, tokens).flatten(0, 1), tokens.where(tokens < N, -100).flatten()
+        nll = F.cross_entropy(logits, target, ignore_index=-100, reduction="none")
         return -nll.unflatten(0, tokens.shape)
 
-    def token_entropy(self, hidden: Tensor) -> Tensor:
-        """Entropy in nats of what is predicted for every token, (B, T, D) → (B, T), float32; ln 4 is the most."""
-        logp = self.logits(hidden).float().log_softmax(-1)
+    def token_entropy(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Entropy in nats of what is predicted for every base, (B, T), float32; ln 4 is the most."""
+        logp = self._along(hidden, batch["tokens"]).log_softmax(-1)
         return -(logp.exp() * logp).sum(-1)
 
     def start(self, batch: dict[str, Tensor]) -> Likelihood:
@@ -72,28 +122,32 @@ def bits_of(nats: float, bases: float) -> float:
     return -float(nats / max(bases, 1)) / math.log(2)
 
 
+Word = Annotated[int, Field(ge=1, le=8, description="Nucleotides predicted at once; follows from the embedding.")]
+
+
 class LanguageModel(Choice):
-    """Predict each nucleotide from those before it; N is read and never a target."""
+    """Predict each nucleotide, or word of them, from those before it; N is read and never a target."""
 
     kind: Literal["language_model"] = "language_model"
     field: ClassVar[str] = "genomics"
     causal: ClassVar[bool] = True  # no row may see a later one
     data: ClassVar[str] = "fasta"  # kind of source it is trained on
     monitor: ClassVar[tuple[str, int]] = ("bits_per_nt", -1)  # the metric that says which checkpoint is best, its sign
+    word: Word = 1
 
-    def embedding(self) -> Embedding:
-        """How the backbone reads."""
-        return Nucleotides()
+    def embedding(self, tokens: Embedding | None = None) -> Embedding:
+        """How the backbone reads: the tokens that its config asks for."""
+        return tokens or Nucleotides()
 
     def head(self, width: int) -> LanguageHead:
-        """Hidden rows to logits of A, C, G, T."""
-        return LanguageHead(width)
+        """Hidden rows to logits of A, C, G, T, or of words."""
+        return LanguageHead(width, self.word)
 
     def cut(self, batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-        """Each window (B, T) cut into ``rows`` shorter ones; up to rows - 1 tokens at its end are left out."""
+        """Each window (B, T) cut into ``rows`` shorter ones, of whole words; what is over at its end is left out."""
         if rows == 1:
             return batch
-        length = batch["tokens"].shape[1] // rows * rows
+        length = batch["tokens"].shape[1] // (rows * self.word) * rows * self.word
         parts = {n: v[:, :length].unflatten(1, (rows, -1)) for n, v in batch.items() if n in ("tokens", "weight")}
         previous = torch.cat([batch["previous"][:, None], parts["tokens"][:, :-1, -1]], 1)
         return {**batch, **{n: v.flatten(0, 1) for n, v in parts.items()}, "previous": previous.flatten()}

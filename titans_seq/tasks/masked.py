@@ -1,4 +1,4 @@
-"""Masked language modelling: each masked nucleotide from those on both sides of it."""
+"""Masked language modelling: each masked nucleotide, or word of them, from those on both sides of it."""
 
 import math
 from typing import ClassVar, Literal
@@ -11,28 +11,26 @@ from torch import Tensor, nn
 
 from titans_seq.embedding import Embedding, N, Nucleotides
 from titans_seq.miras.choice import Choice
-from titans_seq.tasks.language import Likelihood, bits_of
+from titans_seq.tasks.language import Likelihood, Word, along, bits_of
+from titans_seq.tasks.pooling import OwnTokens
 
 
-class MaskedHead(nn.Module):
-    """Hidden rows to the probabilities of A, C, G, T at their own places."""
+class MaskedHead(OwnTokens, nn.Module):
+    """Hidden rows to the probabilities of A, C, G, T at their own places, or of words of them."""
 
-    behind: ClassVar[bool] = False  # a row has read its own token
     stranded: ClassVar[bool] = True  # a base is of one strand
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, word: int = 1):
         super().__init__()
-        self.logits = nn.Linear(width, N)
-
-    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, T), masks among them."""
-        return batch["tokens"]
+        self.logits = nn.Linear(width, N**word)
+        self.word = word
 
     def bases(self, hidden: Tensor) -> Tensor:
-        """Logits of A, C, G, T (B, T, 4); of an equivariant backbone the mean of what both strands say.
+        """Logits of A, C, G, T (B, T, 4), or of words; of an equivariant backbone the mean of what both strands say.
 
         The other strand's row says what stands opposite: the same weights, read from T to A.
         """
+        hidden = hidden[:, :: self.word]
         if hidden.shape[-1] == self.logits.in_features:
             return self.logits(hidden)
         own, other = hidden.chunk(2, -1)
@@ -47,7 +45,8 @@ class MaskedHead(nn.Module):
         """Add the masked bases of hidden (B, T, D); a batch may have a ``weight`` (B, T) a token."""
         asked = batch["masked"] < N
         target = batch["masked"].where(asked, -100)
-        nll = F.cross_entropy(self.bases(hidden).float().transpose(1, 2), target, ignore_index=-100, reduction="none")
+        logits = along(self.bases(hidden), batch["masked"], self.word)
+        nll = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=-100, reduction="none")
         if "weight" in batch:
             nll, asked = nll * batch["weight"], asked * batch["weight"]
         return Likelihood(
@@ -72,17 +71,19 @@ class MaskedLanguageModel(Choice):
         default=0.15, gt=0, le=0.5, description="Share of the bases that are asked for: 80 % masked, 10 % drawn."
     )
 
-    def embedding(self) -> Embedding:
-        """How the backbone reads."""
-        return Nucleotides()
+    word: Word = 1
+
+    def embedding(self, tokens: Embedding | None = None) -> Embedding:
+        """How the backbone reads: the tokens that its config asks for."""
+        return tokens or Nucleotides()
 
     def head(self, width: int) -> MaskedHead:
-        """Hidden rows to logits of A, C, G, T."""
-        return MaskedHead(width)
+        """Hidden rows to logits of A, C, G, T, or of words."""
+        return MaskedHead(width, self.word)
 
     def cut(self, batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-        """Each window (B, T) cut into ``rows`` shorter ones; up to rows - 1 tokens at its end are left out."""
-        length = batch["tokens"].shape[1] // rows
+        """Each window (B, T) cut into ``rows`` shorter ones, of whole words; what is over at its end is left out."""
+        length = batch["tokens"].shape[1] // (rows * self.word) * self.word
         wide = {name: part for name, part in batch.items() if part.ndim == 2}
         return {name: part[:, : length * rows].reshape(-1, length) for name, part in wide.items()}
 

@@ -1,11 +1,11 @@
 """Mean of the hidden rows of a record, carried over its blocks."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from titans_seq.embedding import PAD
+from titans_seq.embedding import BEGIN, PAD
 
 
 class Pool(NamedTuple):
@@ -15,15 +15,22 @@ class Pool(NamedTuple):
     rows: Tensor  # (B, 1) rows in it; padding is not
 
 
-class Pooling:
-    """Mean of the hidden rows, (B, T, D) → (B, D); padding is in no mean."""
-
-    behind: ClassVar[bool] = False  # a row has read its own token
-    width: int
+class OwnTokens:
+    """Of a head whose rows have each read the token of their own place."""
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, T) as they are."""
+        """Tokens (B, T) as they are, masks among them where there are any."""
         return batch["tokens"]
+
+    def unread(self, batch: dict[str, Tensor]) -> Tensor:
+        """BEGIN (B,): no token is left to read."""
+        return torch.full_like(batch["tokens"][:, 0], BEGIN)
+
+
+class Pooling(OwnTokens):
+    """Mean of the hidden rows, (B, T, D) → (B, D); padding is in no mean."""
+
+    width: int
 
     def start(self, batch: dict[str, Tensor]) -> Pool:
         """Nothing read."""

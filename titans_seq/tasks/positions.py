@@ -1,31 +1,24 @@
 """An answer along the sequence: one for every base, or for every bin of some."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_seq.embedding import PAD, Turn
+from titans_seq.tasks.pooling import OwnTokens
 
 
-class PositionHead(nn.Module):
+class PositionHead(OwnTokens, nn.Module):
     """Hidden rows to one answer a bin, (B, T, D) → (B, ⌈T / bin⌉, C): the mean of the bin's rows, without padding.
 
     Answers do not hang together, so a stream gives those of a block from the block alone; blocks hold whole bins.
     """
-
-    behind: ClassVar[bool] = False  # a row has read its own token
 
     def __init__(self, width: int, outputs: int, bin: int, dropout: float):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Linear(width, outputs)
         self.bin = bin
-
-    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, T) as they are."""
-        return batch["tokens"]
 
     def start(self, batch: dict[str, Tensor]) -> Tensor:
         """Nothing read."""
