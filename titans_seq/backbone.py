@@ -93,12 +93,12 @@ class Backbone(nn.Module):
         self.recompute: bool | None = None  # see `in_pieces`
         self.truncate: int | None = None  # likewise, while it is trained
         c = config
-        self.embedding = c.embedding.build(c.width)
+        self.embedding: Any = c.embedding.build(c.width)
         self.blocks: Any = nn.ModuleList(
             Block(c.width, c.heads, max(1, round(c.ffn * c.width)), c.dropout, c.block.at(level), c.memory, c.direction)
             for level in range(c.depth)
         )
-        self.norm = nn.RMSNorm(c.width, eps=1e-6)
+        self.norm: nn.Module = nn.RMSNorm(c.width, eps=1e-6)
 
     def initial_state(self, batch: int) -> MemoryState:
         """State before the first token of ``batch`` streams; empty where whole sequences are read."""
@@ -108,7 +108,7 @@ class Backbone(nn.Module):
 
     def _start(self, batch: int) -> MemoryState:
         return MemoryState(
-            symbols=self.config.embedding.start(batch, self.norm.weight.device),
+            symbols=self.config.embedding.start(batch, self.embedding.weight.device),
             layers=tuple(block.mixer.initial_state(batch) for block in self.blocks),
         )
 
@@ -129,6 +129,11 @@ class Backbone(nn.Module):
                 "give whole sequences, or set direction to forward and equivariant to false."
             )
         return self._whole(x), MemoryState(position=x.shape[1])
+
+    def stop_after(self, blocks: int) -> None:
+        """Read with the first ``blocks`` alone from now on: rows are then what the next block would get."""
+        if blocks < len(self.blocks):
+            self.blocks, self.norm = self.blocks[:blocks], nn.Identity()
 
     @property
     def _unit(self) -> int:

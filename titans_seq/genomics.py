@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from titans_seq.checkpoint import SequenceModel, load_config
-from titans_seq.data.arrays import EmbeddingFile, TrackFile, bigwig_tools
+from titans_seq.data.arrays import EmbeddingFile, Precision, TokenFile, TrackFile, bigwig_tools
 from titans_seq.data.fasta import Block, read_blocks
 from titans_seq.data.intervals import interval_kind
 from titans_seq.data.record import Record, Tally, encode, quoted
@@ -39,10 +39,11 @@ from titans_seq.stream.sequences import (
     position_steps,
     sequence_steps,
     settled,
+    token_steps,
     track_steps,
 )
 from titans_seq.tasks.language import LanguageHead
-from titans_seq.tasks.pooling import Embedder
+from titans_seq.tasks.pooling import Embedder, PoolingKind
 
 GENERATED = 1 << 14  # bases between points of what is generated: some seconds' work, base by base
 
@@ -140,18 +141,46 @@ def _predict_along(source: str, path: str, out: Path, reading: Reading, task: An
     return _read(source, path, out, reading, TrackFile, job, track=str(track))
 
 
-def embed(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
-    """Mean of the backbone's hidden rows over the bases of every record, into ``out``; options are of `Reading`.
+def embed(
+    source: str,
+    path: str,
+    out: Path,
+    *,
+    pooling: PoolingKind = "mean",
+    layer: int | None = None,
+    per_token: bool = False,
+    dtype: Precision = "float32",
+    **options: Any,
+) -> dict[str, Any]:
+    """Hidden rows of the backbone over every record, made one or each by itself, into ``out``.
 
     Each base is read as it stands, also by a language model: its last base counts too. So a state that a language
     model left is read to its end first, and from one that is written here a language model goes on as at a
     record's begin.
+
+    Args:
+        source: the model.
+        path: FASTA or table.
+        out: .parquet or .npz; `EmbeddingFile` and `TokenFile` say what stands there.
+        pooling: what is made of the rows of a record: their mean, the largest of each number, or the last row.
+        layer: take the rows behind so many blocks, as the next one gets them; behind all, and normalised, if None.
+        per_token: every row by itself.
+        dtype: of the numbers.
+        options: of `Reading`.
     """
     reading = Reading(**options)
+    _must_be_token_rows(reading, pooling, per_token)
 
     def job(model: SequenceModel, course: Course) -> _Job:
-        embedder = Embedder(model.backbone.config.width)
-        course = course._replace(start=settled(model, course.start))
+        _stop_after(source, model, layer, reading)
+        embedder = Embedder(model.backbone.config.width, pooling)
+        start = settled(model, course.start) if reading.state_in else learned_start(model)
+        course = course._replace(start=start)
+        if per_token:
+            return _Job(
+                lambda blocks, point: token_steps(model, blocks, reading.batch_size, point, course),
+                lambda _: Carried(None, learned_start(model)),
+            )
         return _Job(
             lambda blocks, point: sequence_steps(
                 model, blocks, reading.batch_size, point, course, embedder, reading.both_strands
@@ -159,7 +188,34 @@ def embed(source: str, path: str, out: Path, **options: Any) -> dict[str, Any]:
             lambda _: carried_template(model, embedder),
         )
 
-    return _read(source, path, out, reading, EmbeddingFile, job)
+    kind = TokenFile if per_token else EmbeddingFile
+    settings = {"pooling": pooling, "layer": str(layer), "per_token": str(per_token), "dtype": dtype}
+    return _read(source, path, out, reading, kind, job, partial(kind, precision=dtype), **settings)
+
+
+def _must_be_token_rows(reading: Reading, pooling: PoolingKind, per_token: bool) -> None:
+    if per_token and pooling != "mean":
+        raise UsageError(f"--per-token writes every row, and --pooling {pooling} one a record. Give one of them.")
+    if per_token and reading.both_strands:
+        raise UsageError(
+            "--per-token --both-strands would hold every row of a record until its other strand is read. Leave out "
+            "one of them."
+        )
+
+
+def _stop_after(source: str, model: SequenceModel, layer: int | None, reading: Reading) -> None:
+    """Let a model read with its first blocks alone, where that is asked for."""
+    blocks = len(model.backbone.blocks)
+    if layer is None or layer == blocks:
+        return
+    if layer > blocks:
+        raise UsageError(f"--layer {layer}: {source} has {blocks} blocks. Give 1 to {blocks}.")
+    if reading.state_in or reading.state_out:
+        raise UsageError(
+            f"--layer {layer} reads with {layer} of {blocks} blocks, and a state file is of all. Leave out --layer, or "
+            "--state-in and --state-out."
+        )
+    model.backbone.stop_after(layer)
 
 
 def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **options: Any) -> dict[str, Any]:
@@ -221,9 +277,13 @@ def _read(
     reading: Reading,
     kind: type[PartFile],
     job: Callable[[SequenceModel, Course], _Job],
+    made: Callable[[Path, int], PartFile] | None = None,
     **settings: str,
 ) -> dict[str, Any]:
-    """Read the records of ``path`` into ``out``, the memory going from one to the next as ``reading`` says."""
+    """Read the records of ``path`` into ``out``, the memory going from one to the next as ``reading`` says.
+
+    ``out`` is a file of ``kind``, which ``made`` begins where it takes more than its name.
+    """
     resume, state_out = reading.resume, reading.state_out
     if finished(out, reading.overwrite, resume, kind.suffixes):
         if state_out is not None and not state_out.is_file():
@@ -274,11 +334,12 @@ def _read(
         identity(source, inputs, **options),
         resume=resume,
         template=template,
-        kind=kind,
+        kind=made or kind,
         at_end=keep,
     )
     found = {"out": str(out), "records": last.done, "bases": last.tokens}
-    return found | ({"rows": rows} if kind is TrackFile else {}) | ({"state": str(state_out)} if state_out else {})
+    found |= {"rows": rows} if kind in (TrackFile, TokenFile) else {}
+    return found | ({"state": str(state_out)} if state_out else {})
 
 
 def _start(source: str, model: SequenceModel, state_in: Path | None) -> Stream:

@@ -465,6 +465,15 @@ def embed(
     path: Input,
     regions: dict[str, Any],
     out: Annotated[Path, typer.Option(help="File to write: .parquet .npz")],
+    pooling: Annotated[
+        Literal["mean", "max", "last"],
+        typer.Option(help="What is made of a record's rows: their mean, the largest of each number, the last row."),
+    ] = "mean",
+    layer: Annotated[
+        int | None, typer.Option(min=1, help="Take the rows behind so many blocks; by itself behind all, normalised.")
+    ] = None,
+    per_token: Annotated[bool, typer.Option("--per-token", help="Write every row, a token each.")] = False,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the numbers.")] = "float32",
     state_in: StateIn = None,
     state_out: StateOut = None,
     reset: Reset = "record",
@@ -480,6 +489,8 @@ def embed(
     """Turn every record into a vector: the mean of the backbone's last hidden rows. Any length, in flat memory.
 
     Example: titans-seq genomics embed runs/genome genes.fa --out genes.parquet
+
+    Example: titans-seq genomics embed runs/genome genes.fa --per-token --layer 1 --dtype float16 --out rows.npz
     """
     from titans_seq.genomics import embed as run_embed
 
@@ -487,6 +498,10 @@ def embed(
         model,
         path,
         out,
+        pooling=pooling,
+        layer=layer,
+        per_token=per_token,
+        dtype=dtype,
         regions=regions,
         state_in=state_in,
         state_out=state_out,

@@ -1,4 +1,4 @@
-"""Files of many numbers: tracks, a value a base, and embeddings, a vector a record.
+"""Files of many numbers: tracks, a value a base, and embeddings, a vector a record or token.
 
 In the part file a row is a line of JSON and, behind it, its numbers as they are in memory: text would be slower than
 the model.
@@ -8,27 +8,29 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
+from titans_seq.data.record import quoted
 from titans_seq.data.write import PartFile, Row, shown_controls
-from titans_seq.errors import EnvironmentFault, InputError
+from titans_seq.errors import EnvironmentFault, InputError, NumericFault
 
 AT_ONCE = 1 << 18  # numbers that become a piece of a Parquet file together
 
 
 class ArrayFile(PartFile):
-    """Rows of which one entry, ``numbers``, is an array of float32."""
+    """Rows of which one entry, ``numbers``, is an array of ``dtype``."""
 
     numbers: ClassVar[str]
+    dtype = "<f4"
 
     def encode(self, rows: list[Row]) -> bytes:
         """For each row a line of JSON, with the array's shape in its place, and then the array."""
         parts = []
         for row in rows:
-            array = np.ascontiguousarray(row[self.numbers], "<f4")
+            array = np.ascontiguousarray(row[self.numbers], self.dtype)
             parts += [json.dumps({**row, self.numbers: array.shape}).encode(), b"\n", array.tobytes()]
         return b"".join(parts)
 
@@ -38,9 +40,9 @@ class ArrayFile(PartFile):
             for line in file:
                 row = json.loads(line)
                 shape = row[self.numbers]
-                size = 4 * int(np.prod(shape))
+                size = np.dtype(self.dtype).itemsize * int(np.prod(shape))
                 if arrays:
-                    row[self.numbers] = np.frombuffer(file.read(size), "<f4").reshape(shape)
+                    row[self.numbers] = np.frombuffer(file.read(size), self.dtype).reshape(shape)
                 else:
                     file.seek(size, 1)
                 yield row
@@ -150,28 +152,92 @@ def bigwig_tools() -> Any:
     return pybigtools
 
 
+Precision = Literal["float32", "float16"]
+
+
 class EmbeddingFile(ArrayFile):
-    """Vectors of records: rows with ``id`` and ``embedding`` (D,)."""
+    """Vectors of records: rows with ``id`` and ``embedding`` (D,).
+
+    Args:
+        out: the file.
+        size: of the part file to go on with.
+        precision: of the numbers.
+
+    Raises:
+        NumericFault: if a number is too large for it.
+    """
 
     suffixes = (".parquet", ".npz")
     numbers = "embedding"
 
+    def __init__(self, out: Path, size: int = 0, precision: Precision = "float32"):
+        super().__init__(out, size)
+        self.dtype = {"float32": "<f4", "float16": "<f2"}[precision]
+
+    def encode(self, rows: list[Row]) -> bytes:
+        """As of any array, where the numbers can be told in its precision."""
+        largest = float(np.finfo(self.dtype).max)
+        for row in rows:
+            if (most := np.abs(row["embedding"]).max(initial=0)) > largest:
+                raise NumericFault(
+                    f"The embedding of record {quoted(row['id'])} holds {most:g}, and float16 ends at {largest:g}. "
+                    "Give --dtype float32."
+                )
+        return super().encode(rows)
+
     def frame(self, row: Row) -> pl.DataFrame:
         """One line: id, and the vector as a list."""
-        vector = pl.Series("embedding", [row["embedding"].tolist()], pl.List(pl.Float32))
-        return pl.DataFrame({"id": [row["id"]]}).with_columns(vector)
+        return pl.DataFrame({"id": [row["id"]], "embedding": _lists(row["embedding"][None])})
 
     def _npz(self, draft: Path) -> int:
-        """``ids`` (R,) and ``embeddings`` (R, D) float32, as `numpy.load` reads them."""
+        """``ids`` (R,) and ``embeddings`` (R, D), as `numpy.load` reads them."""
         heads = list(self.rows(arrays=False))
-        ids = np.array([row["id"] for row in heads], np.str_)
-        width = heads[0]["embedding"][0] if heads else 0
+        self._save(draft, len(heads), {"ids": np.array([row["id"] for row in heads], np.str_)})
+        return len(heads)
+
+    def _save(self, draft: Path, count: int, arrays: dict[str, np.ndarray]) -> None:
+        """Write ``arrays``, and beside them ``embeddings`` (count, D) from the part file."""
+        first = next(self.rows(arrays=False), None)
+        width = first["embedding"][-1] if first else 0
         with zipfile.ZipFile(draft, "w") as archive:
-            with archive.open("ids.npy", "w") as entry:
-                np.lib.format.write_array(entry, ids, allow_pickle=False)
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
             with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
-                shape = {"descr": "<f4", "fortran_order": False, "shape": (len(heads), width)}
+                shape = {"descr": self.dtype, "fortran_order": False, "shape": (count, width)}
                 np.lib.format.write_array_header_1_0(entry, shape)
                 for row in self.rows():
                     entry.write(row["embedding"].tobytes())
-        return len(heads)
+
+
+class TokenFile(EmbeddingFile):
+    """Vectors of tokens: rows with ``id``, ``start``, ``stride`` (bases a token) and ``embedding`` (n, D) of a stretch.
+
+    In .parquet a line a token, with the 0-based ``start`` of its first base; a word that overlaps the one before it
+    stands at its last.
+    """
+
+    def frame(self, row: Row) -> pl.DataFrame:
+        """A line a token: id, start, and the vector as a list."""
+        count = len(row["embedding"])
+        starts = row["start"] + row["stride"] * pl.int_range(count, eager=True, dtype=pl.Int64)
+        frame = pl.DataFrame({"start": starts, "embedding": _lists(row["embedding"])})
+        return frame.select(pl.lit(row["id"]).alias("id"), pl.all())
+
+    def _npz(self, draft: Path) -> int:
+        """``ids`` (R,), ``embeddings`` (N, D), and ``offsets`` (R + 1,), where each record's begin."""
+        ids: list[str] = []
+        counts: list[int] = []
+        for row in self.rows(arrays=False):
+            if row["start"] == 0:
+                ids.append(row["id"])
+                counts.append(0)
+            counts[-1] += row["embedding"][0]
+        offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+        self._save(draft, int(offsets[-1]), {"ids": np.array(ids, np.str_), "offsets": offsets})
+        return int(offsets[-1])
+
+
+def _lists(rows: np.ndarray) -> pl.Series:
+    """Vectors (n, D) as a column of lists."""
+    return pl.Series("embedding", rows).arr.to_list()

@@ -22,6 +22,7 @@ from titans_seq.memory import recorded_surprise
 from titans_seq.memory_state import MemoryState
 from titans_seq.stream import Point, Steps, must_be_finite, not_finite
 from titans_seq.tasks.pooling import Embedder
+from titans_seq.tasks.positions import TokenRows
 
 TRACKS = ("loglik", "entropy", "surprise")
 BLOCK = 4096  # tokens of a long record that are read at once, or the whole segments in so many
@@ -447,11 +448,11 @@ def position_steps(
 
     With ``both_strands`` they are made of the mean of the outputs along both strands.
     """
-    names, bin = model.task.track_names, getattr(model.task, "bin", 1)
+    names, bin = model.task.track_names, model.head.bin
     kept = [i for i, name in enumerate(names) if track in (None, name)]
 
     def read(blocks: Iterable[Block], point: Point) -> Iterator[Found]:
-        return _positions(model, blocks, batch_size, point, course, bin)
+        return _positions(model, model.head, blocks, batch_size, point, course)
 
     size = block_size(model.backbone.config, bin)
     steps = read(blocks, point)
@@ -467,17 +468,35 @@ def position_steps(
         yield rows, after
 
 
+@torch.inference_mode()
+def token_steps(model: SequenceModel, blocks: Iterable[Block], batch_size: int, point: Point, course: Course) -> Steps:
+    """Rows of `TokenFile`, one a block: the hidden row of every token."""
+    stride = model.backbone.config.embedding.stride
+    head = TokenRows(model.backbone.config.width)
+    for group, outputs, after in _positions(model, head, blocks, batch_size, point, course):
+        rows = [
+            {"id": block.id, "start": block.start, "stride": stride, "embedding": output[:, ::stride].T}
+            for block, output in zip(group, outputs or (), strict=True)
+        ]
+        yield rows, after
+
+
 def _positions(
-    model: SequenceModel, blocks: Iterable[Block], batch_size: int, point: Point, course: Course, bin: int
+    model: SequenceModel,
+    head: Any,
+    blocks: Iterable[Block],
+    batch_size: int,
+    point: Point,
+    course: Course,
 ) -> Iterator[Found]:
-    """Outputs (C, n) of each block, for each base that of its bin."""
-    walk, head = _Walk(model, model.head, course, point.carried), model.head
+    """Outputs (C, n) of each block, for each base that of its bin, under a `PositionHead` or `TokenRows`."""
+    walk = _Walk(model, head, course, point.carried)
 
     def outputs(group: list[Block], hidden: Tensor, tokens: Tensor) -> list[np.ndarray]:
         batch = {"tokens": tokens}
         output = head.result(head.fold(head.start(batch), hidden, batch))
         must_be_finite(output, (f"record {quoted(block.id)}" for block in group))
-        wide = output.float().movedim(-1, 1).repeat_interleave(bin, -1).cpu().numpy()
+        wide = output.float().movedim(-1, 1).repeat_interleave(head.bin, -1).cpu().numpy()
         return [own[:, : len(block.codes)] for block, own in zip(group, wide, strict=True)]
 
     for group in _groups(blocks, point, batch_size, not course.alone, model.backbone.config.padded):
@@ -489,7 +508,7 @@ def _positions(
         read = [(hidden, batch["tokens"]) for hidden, batch in walk.read(group[0])]
         point = walk.point(point, group[0], None)
         found = outputs(group, *(torch.cat(parts, 1) for parts in zip(*read, strict=True))) if read else None
-        yield group, found or [np.zeros((head.logits.out_features, 0), np.float32)], point
+        yield group, found or [np.zeros((head.outputs, 0), np.float32)], point
 
 
 def _met(seen: list[list[Tensor]], word: int) -> Tensor:

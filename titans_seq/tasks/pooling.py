@@ -1,6 +1,7 @@
-"""Mean of the hidden rows of a record, carried over its blocks."""
+"""The hidden rows of a record made one, carried over its blocks."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,9 +10,9 @@ from titans_seq.embedding import BEGIN, PAD
 
 
 class Pool(NamedTuple):
-    """Hidden rows summed so far."""
+    """Hidden rows read so far."""
 
-    total: Tensor  # (B, D), float32 at least
+    total: Tensor  # (B, D) their sum, or what else is kept of them, float32 at least
     rows: Tensor  # (B, 1) rows in it; padding is not
 
 
@@ -47,11 +48,40 @@ class Pooling(OwnTokens):
         return read.total / read.rows.clamp(min=1)
 
 
-class Embedder(Pooling):
-    """What `embed` writes of a record: the mean itself."""
+def _largest(so_far: Tensor, hidden: Tensor, real: Tensor) -> Tensor:
+    """The largest of what was kept (B, D) and of the real rows of hidden (B, T, D), number by number."""
+    return torch.maximum(so_far, hidden.where(real, -torch.inf).amax(1))
 
-    def __init__(self, width: int):
-        self.width = width
+
+def _last(so_far: Tensor, hidden: Tensor, real: Tensor) -> Tensor:
+    """The last real row; what was kept where there is none."""
+    at = real.sum(1, keepdim=True) - 1
+    return hidden.take_along_dim(at.clamp(min=0), 1)[:, 0].where(at[:, 0] >= 0, so_far)
+
+
+PoolingKind = Literal["mean", "max", "last"]
+_KEPT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"max": _largest, "last": _last}
+
+
+class Embedder(Pooling):
+    """What `embed` writes of a record: the mean of its rows, the largest of each number, or the last row."""
+
+    def __init__(self, width: int, pooling: PoolingKind = "mean"):
+        self.width, self.pooling = width, pooling
+
+    def fold(self, so_far: Pool, hidden: Tensor, batch: dict[str, Tensor]) -> Pool:
+        """Add one block, hidden (B, T, D)."""
+        if self.pooling == "mean":
+            return super().fold(so_far, hidden, batch)
+        real = (batch["tokens"] != PAD)[..., None]
+        before = so_far.total.where(so_far.rows > 0, -torch.inf)
+        found = _KEPT[self.pooling](before, hidden.to(before.dtype), real)
+        rows = so_far.rows + real.sum(1)
+        return Pool(found.where(rows > 0, 0.0), rows)
+
+    def result(self, read: Pool) -> Tensor:
+        """The vector (B, D); zeros where nothing was read."""
+        return super().result(read) if self.pooling == "mean" else read.total
 
     def columns(self, output: Tensor) -> dict[str, Any]:
         """Columns of the embedding file: one vector (D,) float32 a record."""

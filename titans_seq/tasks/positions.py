@@ -1,4 +1,4 @@
-"""An answer along the sequence: one for every base, or for every bin of some."""
+"""An answer along the sequence: one for every base, or for every bin of some, or its hidden rows themselves."""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ class PositionHead(OwnTokens, nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Linear(width, outputs)
-        self.bin = bin
+        self.outputs, self.bin = outputs, bin
 
     def start(self, batch: dict[str, Tensor]) -> Tensor:
         """Nothing read."""
@@ -45,4 +45,25 @@ class PositionHead(OwnTokens, nn.Module):
 
     def result(self, read: Tensor) -> Tensor:
         """Answers (B, bins, C)."""
+        return read
+
+
+class TokenRows(OwnTokens):
+    """Hidden rows (B, T, D) as they are, for `titans_seq.stream.sequences.token_steps`."""
+
+    bin = 1
+
+    def __init__(self, width: int):
+        self.outputs = width
+
+    def start(self, batch: dict[str, Tensor]) -> Tensor:
+        """Nothing read."""
+        return torch.zeros(len(batch["tokens"]), 0, self.outputs, device=batch["tokens"].device)
+
+    def fold(self, so_far: Tensor, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Add the rows of one block."""
+        return torch.cat([so_far, hidden], 1)
+
+    def result(self, read: Tensor) -> Tensor:
+        """The rows."""
         return read
