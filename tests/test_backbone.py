@@ -13,7 +13,7 @@ from torch import Tensor
 
 from titans_seq.backbone import Backbone, BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly, BlockConfig
-from titans_seq.embedding import VOCABULARY, A, N, Nucleotides, Patches
+from titans_seq.embedding import VOCABULARY, A, Kmers, N, Nucleotides, Patches
 from titans_seq.errors import ModelError
 from titans_seq.memory import MemoryConfig, NeuralMemory
 from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
@@ -28,6 +28,7 @@ CONFIGS = [
     *(SMALL.model_copy(update={"block": block()}) for block in BLOCKS),
     SMALL.model_copy(update={"block": MAC(segment=8), "depth": 1}),
     SMALL.model_copy(update={"block": MAG(window=4), "embedding": Patches(features=6), "depth": 3}),
+    SMALL.model_copy(update={"block": MAG(window=4), "embedding": Kmers(k=3)}),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.block.kind}-{c.embedding.kind}-{c.depth}")
 
