@@ -87,8 +87,8 @@ def main() -> None:
         run = train({**recipe, "threads": options.threads}, options.work / f"etth1-{seed}")
         model = load_pretrained(str(options.work / f"etth1-{seed}"))
         source = SeriesSource(**data)
-        series, frequency = source.read()
-        windows = SeriesWindows(series, [(ROWS - 2880, ROWS)], 96, 96)
+        table = source.read()
+        windows = SeriesWindows(list(table.series), [(ROWS - 2880, ROWS)], 96, 96)
         test = evaluate(model, windows, 128)
         runs.append({"seed": seed, "validation_mse": run["validation"]["mse"], "seconds": run["seconds"], **test})
     found["titans_seq"] = runs
@@ -100,7 +100,7 @@ def main() -> None:
     dlinear = DLinear(task)
     best = fit(dlinear, training, validation, config, 0, options.work / "dlinear", "cpu")
     found["dlinear"] = {"validation_mse": best["mse"], **evaluate(dlinear, windows, 128)}
-    found["seasonal_naive"] = errors(task, windows, seasonal_naive(windows, season_of(frequency)))
+    found["seasonal_naive"] = errors(task, windows, seasonal_naive(windows, season_of(table.frequency)))
     keep("etth1", found, options.threads)
 
 

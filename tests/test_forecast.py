@@ -296,7 +296,7 @@ def test_from_every_point_a_job_goes_on_alike(keep: bool, monkeypatch: pytest.Mo
     assert [row["window"] for row in found] == list(range(len(items)))
     for number, row in enumerate(found):
         which, origin = items.place(number)
-        expected = forecast(model, items.series[which].values[:origin])["mean"]
+        expected = forecast(model, items.series[which].target[:origin])["mean"]
         np.testing.assert_allclose(row["mean"], expected, rtol=1e-9, atol=1e-9)
     # points as they are saved, since a point's arrays go on changing
     saved: list[tuple[Point, dict[str, torch.Tensor], int]] = []

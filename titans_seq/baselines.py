@@ -153,7 +153,7 @@ def seasonal_naive(windows: SeriesWindows, season: int) -> np.ndarray:
 
 
 def _filled(series: Series, season: int) -> np.ndarray:
-    values = series.values.copy()
+    values = series.target.copy()
     for t in range(season, len(values)):
         values[t] = np.where(np.isfinite(values[t]), values[t], values[t - season])
     return np.nan_to_num(values, nan=0.0)

@@ -167,7 +167,7 @@ def _weather(bench: Bench) -> dict[str, Any]:
     bench.tell(what, "forecast", "predict", run, WEATHER, "--out", future)
     forecast.predict(str(run), WEATHER, future, overwrite=True, **bench.options)
 
-    history, rows = data.read()[0][0], _rows(file)
+    history, rows = data.read().series[0], _rows(file)
     last = sorted({row["cutoff"] for row in rows})[-DAYS_DRAWN:]
     rows = [row for row in rows if row["cutoff"] in last]
     title = "New York weather: a forecast of 24 hours each day, and what came"

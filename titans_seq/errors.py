@@ -59,3 +59,8 @@ class Interrupted(TitansError):
 def warn(message: str) -> None:
     """Tell the user once what was accepted with a doubt; the command line prints it on stderr."""
     log.warning(message)
+
+
+def inform(message: str) -> None:
+    """Tell the user once what was decided for them, which is no fault; the command line prints it on stderr."""
+    log.info(message)

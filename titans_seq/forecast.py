@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def predict(
     path: str,
     out: Path,
     *,
+    future: str | None = None,
     quantiles: str | None = None,
     state_in: Path | None = None,
     state_out: Path | None = None,
@@ -47,6 +49,7 @@ def predict(
 ) -> dict[str, Any]:
     """Forecast what follows the last row of each series, into ``out``; ``reading`` is of `SeriesSource`.
 
+    ``future`` is a table of what is known beforehand, where the table itself does not tell it.
     A model that reads streams goes on from ``state_in``, as if the table's rows stood below those that it has read,
     and leaves where it stands in ``state_out``.
     """
@@ -59,7 +62,7 @@ def predict(
     task = model.task
     if state_in or state_out:
         _must_stream(source, model)
-    series = _read(source, model, path, reading, task.before, known=state_in is not None)
+    series = _read(source, model, path, reading, task.before, known=state_in is not None, future=future)
     _must_reach(path, series, task.before)
     streams = None
     if task.reads == "stream":
@@ -67,8 +70,8 @@ def predict(
         if state_in:
             _continue(streams, state_in, source, model, path, series)
         streams.keep = state_out is not None
-    series = [_extended(s, task.horizon, task.frequency) for s in series]
-    spans = [(len(s.times) - task.horizon, len(s.times)) for s in series]
+    series = [_extended(s, task, path) for s in series]
+    spans = [(len(s) - task.horizon, len(s)) for s in series]
     items = SeriesWindows(series, spans, task.before, task.horizon)
     columns = _columns(task, quantiles)
     if dry_run:
@@ -86,7 +89,7 @@ def predict(
         if streams is not None and state_out is not None:
             save_state(tuple(streams.states), state_out, about(source, **_facts(model, series)))
 
-    inputs = [data_file(path), *([state_in] if state_in else [])]
+    inputs = [data_file(path), *([data_file(future)] if future else []), *([state_in] if state_in else [])]
     rows = write(
         out,
         lambda point: _steps(model, items, describe, batch_size, streams, point),
@@ -128,7 +131,7 @@ def backtest(
     behind = task.horizon + (windows - 1) * step
     series = _read(source, model, path, reading, task.before + behind)
     _must_reach(path, series, task.before + behind)
-    spans = [(len(s.times) - behind, len(s.times)) for s in series]
+    spans = [(len(s) - behind, len(s)) for s in series]
     items = SeriesWindows(series, spans, task.before, task.horizon, step)
     columns = _columns(task, quantiles)
     if dry_run:
@@ -142,7 +145,7 @@ def backtest(
                 "unique_id": _name(s, c),
                 "ds": _stamp(s.times[t]),
                 "cutoff": cutoff,
-                "y": None if np.isnan(s.values[t, c]) else float(s.values[t, c]),
+                "y": float(s.target[t, c]) if s.observed[t, c] else None,
                 **_values(forecast, columns, h, c),
             }
             for c in range(len(s.columns))
@@ -220,7 +223,7 @@ def _streams(model: SequenceModel, series: list[Series], windows: int = 0) -> St
 
 def _facts(model: SequenceModel, series: list[Series]) -> dict[str, str]:
     """What a state file says of its series, which end a horizon after the rows that were read."""
-    last = {s.id: _stamp(s.times[-1 - model.task.horizon]) for s in series}
+    last = {s.id: _stamp(s.times[len(s) - 1 - model.task.horizon]) for s in series}
     return {"columns": json.dumps(model.task.channels), "last": json.dumps(last)}
 
 
@@ -263,12 +266,12 @@ def _rows_read(series: Series, last: np.datetime64, frequency: str, file: Path, 
     called = f"{path}: series {quoted(series.id)}" if series.id else path
     read = int(np.searchsorted(series.times, last, side="right"))
     following = future_times(last, frequency, 1)[0]
-    if series.times[-1] < last:
+    if series.times[len(series) - 1] < last:
         raise InputError(
-            f"{called} ends at {_stamp(series.times[-1])}, and {file} has read on to {_stamp(last)}. "
+            f"{called} ends at {_stamp(series.times[len(series) - 1])}, and {file} has read on to {_stamp(last)}. "
             "Give the rows that came after it, or an older state."
         )
-    if read < len(series.times) and series.times[read] != following:
+    if read < len(series) and series.times[read] != following:
         raise InputError(
             f"{called} does not go on where {file} stopped: after {_stamp(last)} the row of {_stamp(following)} is "
             f"missing, the next is of {_stamp(series.times[read])}. Give all rows, with empty fields where nothing "
@@ -281,7 +284,14 @@ def _rows_read(series: Series, last: np.datetime64, frequency: str, file: Path, 
 
 
 def _read(
-    source: str, model: SequenceModel, path: str, reading: dict[str, Any], rows: int, *, known: bool = False
+    source: str,
+    model: SequenceModel,
+    path: str,
+    reading: dict[str, Any],
+    rows: int,
+    *,
+    known: bool = False,
+    future: str | None = None,
 ) -> list[Series]:
     """Series of a table, with the columns and the frequency that the model was trained on.
 
@@ -289,32 +299,72 @@ def _read(
     """
     task = model.task
     options = reading_of(source) | {name: value for name, value in reading.items() if value}
-    series, frequency = SeriesSource.of_file(path, **options).read(rows, task.frequency if known else None)
-    if missing := [c for c in task.channels if c not in series[0].columns]:
+    given = SeriesSource.of_file(path, **options)
+    vocabularies = task.covariates.vocabularies
+    table = given.read(rows, task.frequency if known else None, vocabularies, future)
+    if missing := [c for c in task.channels if c not in table.series[0].columns]:
         raise InputError(f"{path} lacks the column {', '.join(missing)} that the model was trained on.")
-    if frequency != task.frequency:
+    if table.frequency != task.frequency and given.on_gap != "keep":
         raise InputError(
-            f"{path} has one row every {frequency}; the model was trained on one every {task.frequency}. "
+            f"{path} has one row every {table.frequency}; the model was trained on one every {task.frequency}. "
             "Resample the table, or train on this frequency."
         )
-    order = [series[0].columns.index(c) for c in task.channels]
-    return [Series(s.id, s.times, s.values[:, order], task.channels) for s in series]
+    order = [table.series[0].columns.index(c) for c in task.channels]
+    return [
+        replace(s, target=s.target[:, order], observed=s.observed[:, order], columns=task.channels)
+        for s in table.series
+    ]
 
 
 def _must_reach(path: str, series: list[Series], rows: int) -> None:
     for s in series:
-        if len(s.times) < rows:
+        if len(s) < rows:
             raise InputError(
-                f"{path}: series {s.id or 'of this table'} has {len(s.times)} rows, {rows} are needed. "
+                f"{path}: series {s.id or 'of this table'} has {len(s)} rows, {rows} are needed. "
                 "Give more rows, or ask for fewer windows."
             )
 
 
-def _extended(series: Series, horizon: int, frequency: str) -> Series:
-    """The series with its future timestamps, where all is missing."""
-    times = np.concatenate([series.times, future_times(series.times[-1], frequency, horizon)])
-    empty = np.full((horizon, series.values.shape[1]), np.nan)
-    return Series(series.id, times, np.concatenate([series.values, empty]), series.columns)
+def _extended(series: Series, task: Any, path: str) -> Series:
+    """The series with its future rows, where all is missing but what is known beforehand.
+
+    Raises:
+        InputError: if that stops before the horizon's end.
+    """
+    T, H = len(series), task.horizon
+    times = np.concatenate([series.times, future_times(series.times[-1], task.frequency, H)])[: T + H]
+    known = series.known_future[: T + H]
+    if known.shape[1]:
+        _must_be_known(series, times[T:], known[T:], task, path)
+    else:
+        known = np.zeros((T + H, 0), np.float32)
+    return replace(
+        series,
+        times=times,
+        target=_longer(series.target, H),
+        observed=np.concatenate([series.observed, np.zeros((H, series.observed.shape[1]), bool)]),
+        known_future=known,
+        past_only=_longer(series.past_only, H),
+    )
+
+
+def _longer(values: np.ndarray, rows: int) -> np.ndarray:
+    return np.concatenate([values, np.full((rows, values.shape[1]), np.nan, values.dtype)])
+
+
+def _must_be_known(series: Series, times: np.ndarray, known: np.ndarray, task: Any, path: str) -> None:
+    """Every covariate that is known beforehand must tell the rows to be forecast, (H,) at ``times``."""
+    lacking = np.ones((len(times), known.shape[1]), bool)
+    lacking[: len(known)] = np.isnan(known)
+    if lacking.any():
+        row = int(lacking.any(1).argmax())
+        name = task.covariates.column(task.covariates.known_future[int(lacking[row].argmax())])
+        called = f"{path}: series {quoted(series.id)}" if series.id else path
+        raise InputError(
+            f"{called}: covariate {name!r} stops before the horizon's end: its first missing value is of "
+            f"{_stamp(times[row])}, and a forecast reaches {_stamp(times[-1])}. Give the rows with --future TABLE, or "
+            "below the others, with empty targets."
+        )
 
 
 def _place(items: SeriesWindows, number: int) -> tuple[Series, range]:

@@ -45,10 +45,11 @@ _COMMON = {
 
 
 class _Told(logging.Handler):
-    """Warnings on stderr as it is now, not as it was at import."""
+    """Warnings, and what was decided, on stderr as it is now, not as it was at import."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"warning: {record.getMessage()}", file=sys.stderr)
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        print(f"{warning}{record.getMessage()}", file=sys.stderr)
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., None]]:
@@ -89,6 +90,7 @@ def _set_up(quiet: bool) -> None:
         # Without any, two threads are slower by a quarter and more; with its default a busy machine is so tenfold.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     log.handlers[:] = [logging.NullHandler() if quiet else _Told()]
+    log.setLevel(logging.INFO)
     Progress.quiet = quiet
     if hasattr(sys.stderr, "reconfigure"):
         sys.stderr.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII alone still gets the message

@@ -1,5 +1,8 @@
 """``titans-seq forecast``: time series."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,39 +31,94 @@ from titans_seq.cli.command import (
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Table = Annotated[str, typer.Argument(help="CSV, TSV or Parquet, wide (date, a, b) or long (unique_id, ds, y).")]
-Format = Annotated[
-    Literal["wide", "long"] | None, typer.Option("--format", help="Layout, when it should not be guessed.")
-]
-Time = Annotated[str | None, typer.Option(help="Column of the timestamps.")]
-Id = Annotated[str | None, typer.Option("--id", help="Column of the series' ids, in a long table.")]
-TimeFormat = Annotated[str | None, typer.Option(help="Form of the timestamps, such as %d.%m.%Y.")]
-OnDuplicate = Annotated[
-    Literal["error", "mean", "first", "last"] | None, typer.Option(help="What two values at one time become.")
-]
-OnGap = Annotated[Literal["nan", "error"] | None, typer.Option(help="What missing timestamps become.")]
-Target = Annotated[
-    list[str] | None, typer.Option(help="Column to forecast; may be repeated. All columns if not given.")
+Table = Annotated[
+    str, typer.Argument(help="CSV, TSV, Parquet or .tsf: wide (date, a, b), long (unique_id, ds, y) or a series a row.")
 ]
 Out = Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")]
 Quantiles = Annotated[str | None, typer.Option(help="Quantiles to write, such as 0.1,0.5,0.9; all if not given.")]
 
 
-def _reading(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value}
+def _frequency(text: str | None) -> str | None:
+    """Refuse what is no frequency before any work is done."""
+    if text is None or text == "auto":
+        return text
+    from titans_seq.data.times import frequency_named
+
+    try:
+        return frequency_named(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+# How a table is read: what every command takes, and what a model says of the tables that it is used on
+_READING = {
+    "format": Annotated[
+        Literal["wide", "long", "tsf", "ragged"] | None,
+        typer.Option("--format", help="Layout, when it should not be guessed; ragged is a series a row."),
+    ],
+    "time": Annotated[str | None, typer.Option(help="Column of the timestamps, or of their parts: year,month,day.")],
+    "id": Annotated[str | None, typer.Option("--id", help="Column of the series' ids, in a long table.")],
+    "time_format": Annotated[str | None, typer.Option(help="Form of the timestamps, such as %d.%m.%Y.")],
+    "freq": Annotated[
+        str | None,
+        typer.Option(callback=_frequency, help="Step of the timestamps: auto, 15min, h, D, W, MS ..."),
+    ],
+    "missing": Annotated[
+        list[str] | None, typer.Option(help="Mark of a missing value, such as -9999; may be repeated.")
+    ],
+    "on_duplicate": Annotated[
+        Literal["error", "mean", "first", "last"] | None, typer.Option(help="What two values at one time become.")
+    ],
+    "on_gap": Annotated[
+        Literal["nan", "ffill", "interpolate", "keep", "error"] | None,
+        typer.Option(help="What missing timestamps become; keep reads rows as they come, for irregular series."),
+    ],
+}
+_COLUMNS = {
+    "target": Annotated[
+        list[str] | None, typer.Option(help="Column to forecast; may be repeated. All columns if not given.")
+    ],
+    "known_future": Annotated[
+        list[str] | None, typer.Option(help="Covariate of which future values are known; may be repeated.")
+    ],
+    "past_only": Annotated[list[str] | None, typer.Option(help="Covariate known up to now; may be repeated.")],
+    "static": Annotated[
+        list[str] | None, typer.Option(help="Covariate that does not change within a series; may be repeated.")
+    ],
+}
+
+
+def reads_series(*groups: dict[str, Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command options of how its table is read; what was said of them is its argument ``reading``."""
+    options = {name: kind for group in groups for name, kind in group.items()}
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(**given: Any) -> Any:
+            said = {name: given.pop(name) for name in options}
+            return function(**given, reading={name: value for name, value in said.items() if value})
+
+        signature = inspect.signature(function, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "reading"]
+        more = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+            for name, kind in options.items()
+        ]
+        run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 @command(app)
+@reads_series(_READING, _COLUMNS)
 def audit(
     table: Table,
     out: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 3 if there is a problem.")] = False,
-    format: Format = None,
-    time: Time = None,
-    id: Id = None,
-    target: Target = None,
-    time_format: TimeFormat = None,
     overwrite: Overwrite = False,
+    *,
+    reading: dict[str, Any],
 ) -> Any:
     """Say what is in a table of series: frequency, gaps, duplicates, missing values, odd values.
 
@@ -71,11 +129,11 @@ def audit(
     from titans_seq.resources import data_file
 
     check_new(out, overwrite)
-    reading = _reading(format=format, time=time, id=id, target=target, time_format=time_format)
     return finish_audit(audit_series(data_file(table), **reading), out, strict)
 
 
 @command(app)
+@reads_series(_READING, _COLUMNS)
 def train(
     table: Table,
     horizon: Annotated[int, typer.Option(min=1, help="Rows to forecast.")],
@@ -83,13 +141,6 @@ def train(
     lookback: Annotated[int | None, typer.Option(min=1, help="Rows read before them.")] = None,
     start: Start = None,
     config: Config = None,
-    target: Target = None,
-    format: Format = None,
-    time: Time = None,
-    id: Id = None,
-    time_format: TimeFormat = None,
-    on_duplicate: OnDuplicate = None,
-    on_gap: OnGap = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -97,6 +148,8 @@ def train(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
+    *,
+    reading: dict[str, Any],
 ) -> Any:
     """Train a forecaster on the first rows of each series; later ones choose the best weights.
 
@@ -105,18 +158,9 @@ def train(
     from titans_seq.recipe import build
     from titans_seq.run import train as run_train
 
-    reading = _reading(
-        format=format,
-        time=time,
-        id=id,
-        target=target,
-        time_format=time_format,
-        on_duplicate=on_duplicate,
-        on_gap=on_gap,
-    )
     content = {
         "data": {"kind": "series", "path": absolute(table), **reading},
-        "task": {"kind": "forecasting", "horizon": horizon, **_reading(lookback=lookback)},
+        "task": {"kind": "forecasting", "horizon": horizon, **({"lookback": lookback} if lookback else {})},
         "training": {
             "batch_size": 32,
             "learning_rate": 1e-3,
@@ -132,19 +176,17 @@ def train(
 
 
 @command(app)
+@reads_series(_READING)
 def predict(
     model: Model,
     table: Table,
     out: Out,
+    future: Annotated[
+        str | None, typer.Option(help="Table of covariates known beforehand, of the rows to be forecast.")
+    ] = None,
     quantiles: Quantiles = None,
     state_in: StateIn = None,
     state_out: StateOut = None,
-    format: Format = None,
-    time: Time = None,
-    id: Id = None,
-    time_format: TimeFormat = None,
-    on_duplicate: OnDuplicate = None,
-    on_gap: OnGap = None,
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -152,6 +194,8 @@ def predict(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
+    *,
+    reading: dict[str, Any],
 ) -> Any:
     """Forecast what follows the last row of each series.
 
@@ -162,13 +206,11 @@ def predict(
     """
     from titans_seq.forecast import predict as run_predict
 
-    reading = _reading(
-        format=format, time=time, id=id, time_format=time_format, on_duplicate=on_duplicate, on_gap=on_gap
-    )
     return run_predict(
         model,
         table,
         out,
+        future=future,
         quantiles=quantiles,
         state_in=state_in,
         state_out=state_out,
@@ -184,6 +226,7 @@ def predict(
 
 
 @command(app)
+@reads_series(_READING)
 def backtest(
     model: Model,
     table: Table,
@@ -193,12 +236,6 @@ def backtest(
         int | None, typer.Option(min=1, help="Rows from one origin to the next; the horizon if not given.")
     ] = None,
     quantiles: Quantiles = None,
-    format: Format = None,
-    time: Time = None,
-    id: Id = None,
-    time_format: TimeFormat = None,
-    on_duplicate: OnDuplicate = None,
-    on_gap: OnGap = None,
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -206,6 +243,8 @@ def backtest(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
+    *,
+    reading: dict[str, Any],
 ) -> Any:
     """Forecast the past from several origins and print errors beside seasonal naive.
 
@@ -213,9 +252,6 @@ def backtest(
     """
     from titans_seq.forecast import backtest as run_backtest
 
-    reading = _reading(
-        format=format, time=time, id=id, time_format=time_format, on_duplicate=on_duplicate, on_gap=on_gap
-    )
     return run_backtest(
         model,
         table,

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from titans_seq.errors import InputError, warn
+from titans_seq.errors import InputError, inform, warn
 
 ALPHABET = "ACGTN"
 IUPAC = "RYSWKMBDHV"
@@ -55,18 +55,55 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One series: ``times`` (T,) datetime64[us], ascending and unique; ``values`` (T, C) float64, NaN = missing.
+    """One series: T rows, and F rows behind them of which only what is known beforehand is told.
 
-    ``id`` is "" for a wide table's only series; ``columns`` are the C names.
+    Missing values are NaN. ``target`` keeps double precision, so that a meter that stands at 123,456,789.1 still tells
+    its steps; covariates are in single precision, and text among them is one-hot. `Covariates` has their names, which
+    all series of a table share.
     """
 
-    id: str
-    times: np.ndarray
-    values: np.ndarray
-    columns: tuple[str, ...]
+    id: str  # "" for a wide table's only series
+    times: np.ndarray  # (T + F,) datetime64[us], ascending and unique
+    target: np.ndarray  # (T, C) float64: what is read
+    columns: tuple[str, ...]  # the C names
+    frequency: str = ""  # step of the timestamps, or where they are irregular the commonest: "15m", "1h", "1mo"
+    observed: np.ndarray = None  # type: ignore[assignment]  # (T, C) bool: what was measured and may be scored;
+    # a gap that was filled is in target and not in here. Where target is finite, if not given
+    known_future: np.ndarray = None  # type: ignore[assignment]  # (T + F, K) float32
+    past_only: np.ndarray = None  # type: ignore[assignment]  # (T, P) float32
+    static: np.ndarray = None  # type: ignore[assignment]  # (S,) float32
+
+    def __post_init__(self) -> None:
+        none = {
+            "observed": np.isfinite(self.target),
+            "known_future": np.zeros((len(self.times), 0), np.float32),
+            "past_only": np.zeros((len(self.target), 0), np.float32),
+            "static": np.zeros(0, np.float32),
+        }
+        for name, value in none.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
-        return len(self.times)
+        return len(self.target)
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """Names of the K, P and S covariates of series, and of each column of text the values that training knew.
+
+    A column of text "sky" with the values "clear" and "rain" is three: "sky=clear", "sky=rain", "sky=(other)".
+    """
+
+    known_future: tuple[str, ...] = ()
+    past_only: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    vocabularies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all three kinds."""
+        return (*self.known_future, *self.past_only, *self.static)
 
 
 @dataclass(frozen=True)
@@ -75,13 +112,14 @@ class Judge:
 
     refuse: Callable[[str], None]
     doubt: Callable[[str], None]
+    tell: Callable[[str], None] = lambda message: None  # what was taken for what; no fault
 
 
 def _refuse(message: str) -> NoReturn:
     raise InputError(message)
 
 
-STRICT = Judge(_refuse, warn)
+STRICT = Judge(_refuse, warn, inform)
 
 
 @dataclass

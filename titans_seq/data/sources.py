@@ -10,8 +10,9 @@ from pydantic import Field, field_validator
 
 from titans_seq.data.aliases import Aliases
 from titans_seq.data.held_out import HeldOut, read_region
-from titans_seq.data.record import LOWER, Record, Series, quoted
+from titans_seq.data.record import LOWER, Record, quoted
 from titans_seq.data.regions import Regions
+from titans_seq.data.series import SeriesReading, SeriesTable, on_grid, read_series
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
 from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
@@ -237,27 +238,12 @@ class SequenceSource(Choice):
         )
 
 
-class SeriesSource(Choice):
+class SeriesSource(SeriesReading):
     """Series of a table; by time, the last rows are held out for testing, those before them for validation."""
 
     kind: Literal["series"] = "series"
-    reading: ClassVar[tuple[str, ...]] = (
-        "format",
-        "time",
-        "id",
-        "target",
-        "time_format",
-        "on_duplicate",
-        "on_gap",
-    )
+    reading: ClassVar[tuple[str, ...]] = tuple(SeriesReading.model_fields)
     path: str
-    format: Literal["auto", "wide", "long"] = "auto"
-    time: str | None = Field(default=None, description="Column of the timestamps; found by itself.")
-    id: str | None = Field(default=None, description="Column of the series' ids, in a long table.")
-    target: tuple[str, ...] = Field(default=(), description="Columns to forecast; all that hold numbers if empty.")
-    time_format: str | None = None
-    on_duplicate: Literal["error", "mean", "first", "last"] = "error"
-    on_gap: Literal["nan", "error"] = "nan"
     validation: float = Field(default=0.1, gt=0, description="Rows a series, or below 1 their share.")
     test: float = Field(default=0.0, ge=0, description="Rows at the end that training never sees, or their share.")
 
@@ -270,17 +256,23 @@ class SeriesSource(Choice):
         """The source of one file."""
         return cls(path=path, **reading)
 
-    def read(self, min_rows: int = 2, frequency: str | None = None) -> tuple[list[Series], str]:
-        """Evenly spaced series (gaps are missing rows) and their frequency; where it is known one row is enough."""
-        from titans_seq.data.series import read_series, regular
-
+    def read(
+        self,
+        min_rows: int = 2,
+        frequency: str | None = None,
+        vocabularies: dict[str, tuple[str, ...]] | None = None,
+        future: str | None = None,
+    ) -> SeriesTable:
+        """Series as models read them, on an even grid unless gaps are kept; arguments as for `read_series`."""
         table = read_series(
             data_file(self.path),
+            future=None if future is None else data_file(future),
             min_rows=min_rows,
             frequency=frequency,
+            vocabularies=vocabularies,
             **self.model_dump(include=set(self.reading)),
         )
-        return [regular(series, table.frequency) for series in table.series], table.frequency
+        return replace(table, series=tuple(on_grid(series, self.on_gap) for series in table.series))
 
     def borders(self, rows: int) -> tuple[int, int, int]:
         """Rows where training, validation and test end."""
@@ -290,25 +282,32 @@ class SeriesSource(Choice):
     def parts(self, task: Any, seed: int) -> Parts:
         """Windows inside the training rows, and windows whose future lies in the validation rows."""
         need = task.lookback + task.horizon
-        series, frequency = self.read(min_rows=need)
-        borders = [self.borders(len(s.times)) for s in series]
+        table = self.read(min_rows=need)
+        series = list(table.series)
+        borders = [self.borders(len(s)) for s in series]
         train = SeriesWindows(series, [(0, b[0]) for b in borders], task.lookback, task.horizon, open=task.open)
         validation = SeriesWindows(series, [(b[0], b[1]) for b in borders], task.lookback, task.horizon)
         for name, part, more in (("train on", train, need), ("validate with", validation, task.horizon)):
             if not len(part):
-                rows = max(len(s.times) for s in series)
+                rows = max(map(len, series))
                 raise InputError(
                     f"{self.path}: too few rows to {name}: the longest series has {rows}, "
                     f"of which {borders[0]} end the training, validation and test parts; a window needs {more}. "
                     "Give more rows, or a smaller horizon, look-back or validation part."
                 )
-        known = np.concatenate([s.values[: b[0]] for s, b in zip(series, borders, strict=True)])
+        if table.covariates.names or self.on_gap == "keep":
+            warn(
+                f"{self.path}: the model reads neither covariates nor the time between rows yet; they are checked and "
+                "left out."
+            )
+        known = np.concatenate([s.target[: b[0]] for s, b in zip(series, borders, strict=True)])
         scale = np.nanstd(known, axis=0)
         update = {
             "channels": task.channels or series[0].columns,
             "location": tuple(np.nanmean(known, axis=0).tolist()),
             "scale": tuple(np.where(scale > 0, scale, 1.0).tolist()),
-            "frequency": frequency,
+            "frequency": table.frequency,
+            "covariates": task.covariates.model_copy(update=vars(table.covariates)),
         }
         return Parts(task.model_copy(update=update), train, validation)
 

@@ -41,13 +41,13 @@ def read_lines(path: Path | str, judge: Judge = STRICT, fine: tuple[str, ...] = 
     Raises:
         InputError: if it looks like something else than text, and not like one of ``fine``.
     """
-    data = b"".join(chunks(path, judge.doubt))
+    data = read_bytes(path, judge)
     if (what := looks_like(data[:SNIFFED])) and what not in fine:
         raise InputError(f"{shown(path)} is not what it should be: it looks like {what}.")
-    return _text(data).decode("utf-8").split("\n")
+    return plain_text(data).decode("utf-8").split("\n")
 
 
-def _text(data: bytes) -> bytes:
+def plain_text(data: bytes) -> bytes:
     """UTF-8 with bare line feeds, from UTF-8 or latin-1 with any line ends."""
     data = data.removeprefix(UTF8_BOM)
     if b"\r" in data:
@@ -103,7 +103,7 @@ def _checked_lines(text: bytes, separator: str, quoting: bool, name: str) -> tup
 
 
 def _from_text(data: bytes, name: str) -> tuple[pl.DataFrame, str]:
-    text = _text(data)
+    text = plain_text(data)
     head = _head(text.lstrip(b"\n "))
     if not head.strip():
         raise InputError(f"{name} is empty: rows found: 0. A table needs a header line and rows.")
@@ -134,10 +134,18 @@ def _from_parquet(data: bytes, name: str) -> pl.DataFrame:
         raise InputError(f"{name} is Parquet, but truncated or corrupt: {str(error).splitlines()[0]}.") from error
 
 
-def read_with_separator(path: Path | str, judge: Judge = STRICT) -> tuple[pl.DataFrame, str]:
-    """Return the table, and the separator of its file ("" for Parquet), which tells what a comma in a number is."""
+def read_bytes(path: Path | str, judge: Judge = STRICT) -> bytes:
+    """All bytes of a file, plain or packed."""
+    return b"".join(chunks(path, judge.doubt))
+
+
+def from_bytes(data: bytes, path: Path | str) -> tuple[pl.DataFrame, str]:
+    """Return the table, and the separator of its file ("" for Parquet), which tells what a comma in a number is.
+
+    Raises:
+        InputError: as for `read_table`.
+    """
     name = shown(path)
-    data = b"".join(chunks(path, judge.doubt))
     named_parquet = Path(path).name.lower().removesuffix(".gz").endswith(".parquet")
     if data.startswith(_PARQUET):
         if not named_parquet and Path(path).suffix:
@@ -166,4 +174,4 @@ def read_table(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
     Raises:
         InputError: if the file is something else, empty, ragged, cut off, or has a column name twice.
     """
-    return read_with_separator(path, judge)[0]
+    return from_bytes(read_bytes(path, judge), path)[0]

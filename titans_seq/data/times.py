@@ -50,19 +50,26 @@ def _no_date(name: str, row: int, value: str, why: str) -> InputError:
     return InputError(f"{name}: row {row}: {value!r} {why}. Mend the row, or say how dates are written: --time-format.")
 
 
-def _one_zone(text: pl.Series, name: str, judge: Judge) -> pl.Series:
-    """Take the zone off times that all have the same one, or none."""
+def _one_zone(text: pl.Series, name: str, judge: Judge) -> tuple[pl.Series, pl.Series | None]:
+    """Take the zone off times that all have the same one, or none; of several also say what each is ahead of UTC."""
     zones = text.str.extract(_ZONE, 2).fill_null("").str.replace(r"^(Z|GMT|[+-]00(:?00)?)$", "UTC")
+    bare = text.str.replace(_ZONE, "${1}")
     other = zones != zones[0]
-    if other.any():
-        row = first_of(other)
-        raise InputError(
-            f"{name}: more than one time zone: {zones[0] or 'none'} in row 1, {zones[row] or 'none'} in row {row + 1} "
-            f"({text[row]!r}). Write all times in UTC, or have them read as UTC with a --time-format that ends in %z."
-        )
-    if zones[0] not in ("", "UTC"):
-        judge.doubt(f"{name}: all times are in the zone {zones[0]}; they are kept as written, without it.")
-    return text.str.replace(_ZONE, "${1}")
+    if not other.any():
+        if zones[0] not in ("", "UTC"):
+            judge.doubt(f"{name}: all times are in the zone {zones[0]}; they are kept as written, without it.")
+        return bare, None
+    row = first_of(other)
+    counts = ", ".join(f"{zone or 'none'} {count:,}" for zone, count in zones.value_counts(sort=True).rows())
+    judge.refuse(
+        f"{name}: more than one time zone: {zones[0] or 'none'} in row 1, {zones[row] or 'none'} in row {row + 1} "
+        f"({text[row]!r}); in rows: {counts}. "
+        "Write all times in UTC, or have them read as UTC with a --time-format that ends in %z."
+    )
+    hours = zones.str.extract(r"^[+-](\d\d)", 1).cast(pl.Int64).fill_null(0)
+    minutes = zones.str.extract(r"^[+-]\d\d:?(\d\d)", 1).cast(pl.Int64).fill_null(0)
+    sign = pl.select(pl.when(zones.str.starts_with("-")).then(-1).otherwise(1)).to_series()
+    return bare, (sign * (hours * HOUR + minutes * (HOUR // 60))).cast(pl.Duration("us"))
 
 
 def _in_one_format(text: pl.Series, name: str) -> pl.Series:
@@ -119,7 +126,17 @@ def parse_times(column: pl.Series, name: str, time_format: str | None, judge: Ju
         return _naive(text)
     if time_format:
         return _naive(_in_given_format(text, name, time_format))
-    return _in_one_format(_one_zone(text, name, judge), name)
+    bare, ahead = _one_zone(text, name, judge)
+    times = _in_one_format(bare, name)
+    return times if ahead is None else times - ahead
+
+
+def holds_days_as_numbers(column: pl.Series) -> bool:
+    """Whether every value of a column is a day as 20240131."""
+    if column.dtype not in (pl.String, pl.Int32, pl.Int64):
+        return False
+    days = r"^(1[6-9]|2[0-2])\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
+    return bool(column.cast(pl.String).str.contains(days).fill_null(False).all())
 
 
 def holds_dates(column: pl.Series) -> bool:
@@ -128,6 +145,12 @@ def holds_dates(column: pl.Series) -> bool:
         return column.dtype in (pl.Date, pl.Datetime)
     value = re.sub(_ZONE, r"\1", str(next(iter(column.drop_nulls().head(1)), "")).strip())
     return not value.isdigit() and any(re.fullmatch(pattern, value) for pattern, _ in _FORMATS)
+
+
+def some(times: np.ndarray) -> str:
+    """Return the first few timestamps as messages show them."""
+    text = ", ".join(str(time.astype("M8[s]")).replace("T", " ") for time in times[:5])
+    return f"{text} and {len(times) - 5:,} more" if len(times) > 5 else text
 
 
 # Steps
@@ -157,6 +180,37 @@ def _frequency_name(step: int, months: bool) -> str:
         return f"{step // 12}y" if step % 12 == 0 else f"{step}mo"
     unit = next(unit for unit, length in _UNITS.items() if step % length == 0)
     return f"{step // _UNITS[unit]}{unit}"
+
+
+_ALIASES = {"min": "m", "T": "m", "H": "h", "S": "s", "D": "d", "W": "w", "L": "ms", "U": "us"}
+_ALIASES |= dict.fromkeys(("M", "MS", "ME"), "mo") | dict.fromkeys(("Q", "QS", "QE"), "q")
+_ALIASES |= dict.fromkeys(("Y", "YS", "YE", "A", "AS"), "y")
+
+
+def frequency_named(text: str) -> str:
+    """Return the frequency that pandas calls 15min, h, D, W-SUN, MS ..., or that is our own 15m, 1h, 1d, 1w, 1mo.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    found = re.fullmatch(r"(\d*) ?([A-Za-z]+)(-[A-Z]{3})?", text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no frequency such as 15min, h, D, W, MS or 1y.")
+    own = found[1] + _ALIASES.get(found[2], found[2])
+    step = step_of(own)
+    if step is None:
+        return _frequency_name(months_of(own) or 1, True)
+    return _frequency_name(int(step.astype(np.int64)), False)
+
+
+def time_delta(times: np.ndarray, frequency: str) -> np.ndarray:
+    """Time since the row before, in steps of ``frequency``, (T,) float32; 1 for the first row.
+
+    Months and years have their mean length here, 30.436875 days a month (Gregorian calendar).
+    """
+    step = step_of(frequency)
+    length = 30.436875 * _UNITS["d"] * (months_of(frequency) or 1) if step is None else step.astype(np.int64)
+    return np.concatenate([[1.0], np.diff(times).astype(np.int64) / length])[: len(times)].astype(np.float32)
 
 
 def _ends_month(times: np.ndarray) -> np.ndarray:

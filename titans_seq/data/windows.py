@@ -178,7 +178,8 @@ class SeriesWindows:
     """Look-back and future around every origin between two rows of each series.
 
     An item holds ``past`` (L, C), ``future`` (H, C) with 0 where a value is missing, and the marks ``observed``
-    (L, C) and ``future_observed`` (H, C). An origin is the row of the first forecast. With ``open`` an item of
+    (L, C) and ``future_observed`` (H, C): a value that filled a gap is read, and no target. An origin is the row of
+    the first forecast. With ``open`` an item of
     training also holds how many of its last patch's rows are to be seen, at random.
 
     Args:
@@ -200,8 +201,9 @@ class SeriesWindows:
         open: int = 0,
     ):
         self.series, self.lookback, self.horizon, self.open = series, lookback, horizon, open
-        self.values = [np.nan_to_num(s.values).astype(np.float32) for s in series]
-        self.seen = [np.isfinite(s.values) for s in series]
+        self.values = [np.nan_to_num(s.target).astype(np.float32) for s in series]
+        self.seen = [np.isfinite(s.target) for s in series]
+        self.measured = [s.observed for s in series]
         self.origins = [np.arange(max(a, lookback), b - horizon + 1, step) for a, b in spans]
         self.ends = np.cumsum([len(o) for o in self.origins])
 
@@ -224,7 +226,7 @@ class SeriesWindows:
             "past": values[past],
             "observed": seen[past],
             "future": values[future],
-            "future_observed": seen[future],
+            "future_observed": self.measured[number][future],
         }
 
     def collate(self, items: list[Item]) -> Item:

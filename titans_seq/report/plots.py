@@ -181,7 +181,7 @@ def forecast_plot(
         first = max(0, int(np.searchsorted(history.times, begin)) - past)
         last = int(np.searchsorted(history.times, end, side="right"))
         column = history.columns.index(channel) if channel in history.columns else 0
-        axes.plot(stamps[first:last], history.values[first:last, column], color=INK, linewidth=1.3, label="observed")
+        axes.plot(stamps[first:last], history.target[first:last, column], color=INK, linewidth=1.3, label="observed")
         cutoffs = list(dict.fromkeys(row.get("cutoff") for row in mine))
         for number, cutoff in enumerate(cutoffs):
             _draw_forecast(axes, [row for row in mine if row.get("cutoff") == cutoff], first=number == 0)

@@ -190,7 +190,7 @@ def series_steps(
         reader = Forecaster(model, streams.states[number])
         at = max(point.inside, streams.starts[number])
         end = min(origin, at + longest)
-        reader.update(windows.series[number].values[at:end])
+        reader.update(windows.series[number].target[at:end])
         streams.states[number] = reader.state
         if end < origin:
             point = Point(point.done, end, point.tokens + end - at, carried(point.done)[1])

@@ -74,6 +74,22 @@ class Point(Choice):
 Output = Annotated[Quantiles | Point, Field(discriminator="kind")]
 
 
+class Covariates(Choice):
+    """What a model was trained with beside the channels: names, and the values that each column of text had.
+
+    A column of text is one covariate a value and one for values that training did not know, ``NAME=(other)``.
+    """
+
+    known_future: tuple[str, ...] = ()
+    past_only: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    vocabularies: dict[str, tuple[str, ...]] = Field(default={})
+
+    def column(self, covariate: str) -> str:
+        """The column of the table that a covariate was made of."""
+        return next((text for text in self.vocabularies if covariate.startswith(f"{text}=")), covariate)
+
+
 class Window(NamedTuple):
     """What the head keeps of a look-back window."""
 
@@ -304,6 +320,7 @@ class Forecasting(Choice):
     location: tuple[float, ...] = Field(default=(), description="Mean of each channel over the training rows.")
     scale: tuple[float, ...] = Field(default=(), description="Standard deviation likewise.")
     frequency: str = Field(default="", description="Step of the timestamps, from the data if empty.")
+    covariates: Covariates = Field(default=Covariates(), description="What is read beside them; from the data.")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,8 @@ import polars as pl
 
 from titans_seq.data.audit.found import Audit, Findings, share_of
 from titans_seq.data.record import Series
-from titans_seq.data.series import OnDuplicate, OnGap, Rows, read_rows, sentinels, tidy
+from titans_seq.data.series import SeriesReading, read_rows, sentinels, tidy
+from titans_seq.data.series.rows import Rows
 from titans_seq.data.times import find_frequency
 
 
@@ -20,7 +21,7 @@ def _longest_run(values: np.ndarray) -> int:
 
 
 def _column(name: str, place: int, series: tuple[Series, ...]) -> dict[str, Any]:
-    parts = [one.values[:, place] for one in series]
+    parts = [one.target[:, place] for one in series]
     values = np.concatenate(parts)
     known = values[~np.isnan(values)]
     low, middle, high = np.quantile(known, [0.25, 0.5, 0.75]) if len(known) else (0.0, 0.0, 0.0)
@@ -59,15 +60,13 @@ def _one_series(series: Series, order: dict[str, Any]) -> dict[str, Any]:
         "its_share": share,
         "gaps": gaps,
         **order,
-        "missing_share": share_of(int(np.isnan(series.values).sum()), series.values.size),
+        "missing_share": share_of(int(np.isnan(series.target).sum()), series.target.size),
     }
 
 
 def audit_series(
     path: Path | str,
     *,
-    on_duplicate: OnDuplicate = "error",
-    on_gap: OnGap = "nan",
     min_rows: int = 2,
     **reading: Any,
 ) -> Audit:
@@ -79,8 +78,9 @@ def audit_series(
         InputError: if the file cannot be read at all: another format, no timestamps, or one that is none.
     """
     findings = Findings()
-    rows = read_rows(path, judge=findings.judge(), **reading)
-    table = tidy(rows, on_duplicate=on_duplicate, on_gap=on_gap, min_rows=min_rows, judge=findings.judge())
+    how = SeriesReading(**reading)
+    rows = read_rows(path, how, judge=findings.judge())
+    table = tidy(rows, on_duplicate=how.on_duplicate, on_gap=how.on_gap, min_rows=min_rows, judge=findings.judge())
     facts = {
         "layout": table.layout,
         "number_of_series": len(table.series),

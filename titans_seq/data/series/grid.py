@@ -1,0 +1,95 @@
+"""Series on an even grid: a row of missing values where a row is missing, and what may be put there."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from titans_seq.data.record import Series, quoted
+from titans_seq.data.series.reading import OnGap
+from titans_seq.data.times import add_steps, months_of, some, step_of
+from titans_seq.errors import InputError
+
+
+def on_grid(series: Series, on_gap: OnGap) -> Series:
+    """Return the series as models read it: evenly spaced and filled as is asked, or with ``keep`` as it is.
+
+    Filled values stand in ``target`` and are not ``observed``; nothing is put before the first value. Interpolation
+    looks ahead to the end of a gap, and puts nothing behind the last value. Covariates hold their last value in both.
+
+    Raises:
+        InputError: as for `regular`.
+    """
+    if on_gap == "keep":
+        return series
+    series = regular(series)
+    if on_gap not in ("ffill", "interpolate"):
+        return series
+    fill = held if on_gap == "ffill" else interpolated
+    return replace(
+        series, target=fill(series.target), known_future=held(series.known_future), past_only=held(series.past_only)
+    )
+
+
+def regular(series: Series) -> Series:
+    """Return the series evenly spaced: where a row is missing there is one of NaN.
+
+    Raises:
+        InputError: if the timestamps do not stand a whole number of steps apart, or almost all rows would be missing.
+    """
+    called = f"Series {quoted(series.id)}" if series.id else "The series"
+    times, frequency = series.times, series.frequency
+    step = step_of(frequency)
+    if step is not None:
+        places = (times - times[0]) // step
+    else:
+        places = (times.astype("M8[M]") - times[:1].astype("M8[M]")).astype(np.int64) // (months_of(frequency) or 1)
+    fits = add_steps(times[0], frequency, places) == times
+    if not fits.all():
+        raise InputError(
+            f"{called} is irregular: {fits.mean():.1%} of its timestamps stand whole steps of {frequency} after the "
+            f"first, {some(times[:1])}; {some(times[[fits.argmin()]])} does not. Resample it to even steps first, or "
+            "read its rows as they come: --on-gap keep."
+        )
+    rows = int(places[-1]) + 1
+    if rows == len(times):
+        return series
+    if rows > 100 * len(times) + 10_000:
+        raise InputError(
+            f"{called} has {len(times):,} rows where even steps of {frequency} from {some(times[:1])} to "
+            f"{some(times[-1:])} would have {rows:,}. Is a timestamp wrong?"
+        )
+    T = int(places[len(series) - 1]) + 1
+    past = places[: len(series)]
+    return replace(
+        series,
+        times=add_steps(times[0], frequency, np.arange(rows)),
+        target=_spread(series.target, past, T),
+        observed=_spread(series.observed, past, T),
+        known_future=_spread(series.known_future, places, rows),
+        past_only=_spread(series.past_only, past, T),
+    )
+
+
+def _spread(values: np.ndarray, places: np.ndarray, rows: int) -> np.ndarray:
+    """Put rows (T, C) at their places of so many; the others are missing, or False."""
+    found = np.full((rows, values.shape[1]), False if values.dtype == bool else np.nan, values.dtype)
+    found[places] = values
+    return found
+
+
+def held(values: np.ndarray) -> np.ndarray:
+    """Put the last known value of each column (T, C) in the place of a missing one."""
+    known = np.isfinite(values)
+    last = np.maximum.accumulate(np.where(known, np.arange(len(values))[:, None], 0), axis=0)
+    return np.take_along_axis(values, last, axis=0)
+
+
+def interpolated(values: np.ndarray) -> np.ndarray:
+    """Put the straight line between the known neighbours of each column (T, C) in the place of what is missing."""
+    found, rows = values.copy(), np.arange(len(values))
+    for column in found.T:  # a view: written through
+        known = np.flatnonzero(np.isfinite(column))
+        if len(known):
+            inside = slice(known[0], known[-1] + 1)
+            column[inside] = np.interp(rows[inside], known, column[known])
+    return found
