@@ -12,6 +12,7 @@ import torch
 from titans_seq import baselines
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series, quoted
+from titans_seq.data.series import SeriesTable
 from titans_seq.data.sources import SeriesSource
 from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
@@ -62,13 +63,14 @@ def predict(
     task = model.task
     if state_in or state_out:
         _must_stream(source, model)
-    series = _read(source, model, path, reading, task.before, known=state_in is not None, future=future)
+    table = _read(source, model, path, reading, task.before, known=state_in is not None, future=future)
+    series = list(table.series)
     _must_reach(path, series, task.before)
     streams = None
     if task.reads == "stream":
         streams = _streams(model, series)
         if state_in:
-            _continue(streams, state_in, source, model, path, series)
+            _continue(streams, state_in, source, model, path, table)
         streams.keep = state_out is not None
     series = [_extended(s, task, path) for s in series]
     spans = [(len(s) - task.horizon, len(s)) for s in series]
@@ -129,7 +131,7 @@ def backtest(
     task = model.task
     step = step or task.horizon
     behind = task.horizon + (windows - 1) * step
-    series = _read(source, model, path, reading, task.before + behind)
+    series = list(_read(source, model, path, reading, task.before + behind).series)
     _must_reach(path, series, task.before + behind)
     spans = [(len(s) - behind, len(s)) for s in series]
     items = SeriesWindows(series, spans, task.before, task.horizon, step)
@@ -236,14 +238,14 @@ def _last_read(file: Path) -> dict[str, np.datetime64]:
         raise ModelError(f"{file} holds no state of series. Give what forecast predict --state-out wrote.") from None
 
 
-def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, path: str, series: list[Series]) -> None:
+def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, path: str, table: SeriesTable) -> None:
     """Let streams go on where a state file stopped.
 
     Raises:
         ModelError: if the file is damaged, or of another model.
         InputError: if a series of the table does not go on where the file's stopped; says which.
     """
-    last = _last_read(file)
+    series, last = table.series, _last_read(file)
     states = load_state(file, (streams.begin,) * len(last), about(source)["model"])
     for one, other, name, lacks in (
         (last, {s.id for s in series}, path, file),
@@ -256,22 +258,25 @@ def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, p
             )
     of_id = dict(zip(last, states, strict=True))
     streams.states = [of_id[s.id] for s in series]
-    streams.starts = [_rows_read(s, last[s.id], model.task.frequency, file, path) for s in series]
+    step = None if table.irregular else model.task.frequency
+    streams.starts = [_rows_read(s, last[s.id], step, file, path) for s in series]
     if again := sum(streams.starts):
         warn(f"{path}: rows that {file} has read already: {again:,}; they are skipped, whatever they hold now.")
 
 
-def _rows_read(series: Series, last: np.datetime64, frequency: str, file: Path, path: str) -> int:
-    """Rows of a series up to ``last``, which a state has read; the row behind ``last`` must be there, or none."""
+def _rows_read(series: Series, last: np.datetime64, frequency: str | None, file: Path, path: str) -> int:
+    """Rows of a series up to ``last``, which a state has read; of a regular one the row behind ``last`` must follow."""
     called = f"{path}: series {quoted(series.id)}" if series.id else path
     read = int(np.searchsorted(series.times, last, side="right"))
-    following = future_times(last, frequency, 1)[0]
     if series.times[len(series) - 1] < last:
         raise InputError(
             f"{called} ends at {_stamp(series.times[len(series) - 1])}, and {file} has read on to {_stamp(last)}. "
             "Give the rows that came after it, or an older state."
         )
-    if read < len(series) and series.times[read] != following:
+    if frequency is None or read >= len(series):
+        return read
+    following = future_times(last, frequency, 1)[0]
+    if series.times[read] != following:
         raise InputError(
             f"{called} does not go on where {file} stopped: after {_stamp(last)} the row of {_stamp(following)} is "
             f"missing, the next is of {_stamp(series.times[read])}. Give all rows, with empty fields where nothing "
@@ -292,7 +297,7 @@ def _read(
     *,
     known: bool = False,
     future: str | None = None,
-) -> list[Series]:
+) -> SeriesTable:
     """Series of a table, with the columns and the frequency that the model was trained on.
 
     With ``known`` they go on with what was read before, so one row is enough.
@@ -309,11 +314,17 @@ def _read(
             f"{path} has one row every {table.frequency}; the model was trained on one every {task.frequency}. "
             "Resample the table, or train on this frequency."
         )
+    if table.irregular and not task.irregular and given.on_gap != "keep":
+        raise InputError(
+            f"{path} is irregular; the model was trained on even steps of {task.frequency}. Resample the table, or take "
+            "its rows for such steps with --on-gap keep."
+        )
     order = [table.series[0].columns.index(c) for c in task.channels]
-    return [
+    series = (
         replace(s, target=s.target[:, order], observed=s.observed[:, order], columns=task.channels)
         for s in table.series
-    ]
+    )
+    return replace(table, series=tuple(series))
 
 
 def _must_reach(path: str, series: list[Series], rows: int) -> None:

@@ -219,7 +219,14 @@ def test_what_was_doubted_can_be_decided(forecast: Check) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--on-duplicate", "newest"), ("--on-gap", "fill"), ("--format", "tall"), ("--device", "tpu")]
+    ("option", "value"),
+    [
+        ("--on-duplicate", "newest"),
+        ("--on-gap", "fill"),
+        ("--format", "tall"),
+        ("--freq", "often"),
+        ("--device", "tpu"),
+    ],
 )
 def test_a_choice_that_is_none(titans: Any, models: Any, tiny: Any, tmp_path: Path, option: str, value: str) -> None:
     train = ["train", tiny.wide, *tiny.forecast, "--out", tmp_path / "run"]
@@ -227,6 +234,27 @@ def test_a_choice_that_is_none(titans: Any, models: Any, tiny: Any, tmp_path: Pa
     for command in (train, predict):
         told = titans("forecast", *command, option, value, code=2).stderr
         assert value in told and option in told and not list(tmp_path.iterdir())
+
+
+def irregular(rows: int = 40) -> str:
+    """Rows whose minutes are off now and then."""
+    return text([line.replace(":00:00", f":{7 if i % 5 == 4 else 0:02}:00") for i, line in enumerate(series(rows))])
+
+
+def test_irregular_steps_are_accepted_and_told(forecast: Check) -> None:
+    told = forecast(irregular()).stderr
+    assert "not evenly spaced: the commonest step is 1h" in told
+    assert "s.csv: the series is irregular: 80.0% of its timestamps" in told and "read as they come" in told
+    assert "is irregular" not in forecast(irregular(), "--on-gap", "keep").stderr
+    assert "is irregular" in forecast(irregular(), "--on-gap", "ffill", code=3).stderr
+    assert "--on-gap nan" in forecast(irregular(), "--on-gap", "error", code=3).stderr
+
+
+def test_a_mark_of_missing_values_is_named(forecast: Check) -> None:
+    marked = text([*series(30), "2024-03-05 06:00:00,-9999,1", *series(9, 31)])
+    assert "--missing -9999" in forecast(marked).stderr
+    told = forecast(marked, "--missing", "-9999").stderr
+    assert "-9999" not in told and "missing values in 2.50% of its rows (1)" in told
 
 
 @pytest.mark.parametrize(("month", "nights"), [("2024-10-27", "fold"), ("2024-03-31", "gap")])
@@ -277,6 +305,100 @@ def test_a_formula_as_id_is_escaped(titans: Any, models: Any, tmp_path: Path) ->
     titans("forecast", "predict", models.long, tmp_path / "s.csv", "--out", tmp_path / "out.csv")
     found = pl.read_csv(tmp_path / "out.csv")["unique_id"].unique(maintain_order=True).to_list()
     assert found == ["'=1+1", "'@x"]
+
+
+# --- other layouts
+
+TSF = "@attribute series_name string\n@attribute start_timestamp date\n@frequency hourly\n@data\n"
+
+
+def test_other_layouts(forecast: Check) -> None:
+    lines = [",".join(str(i % 7 + k) for i in range(40)) for k in (0, 1)]
+    starts = "".join(f"T{k}:2024-03-04 00-00-00:{line}\n" for k, line in enumerate(lines))
+    assert "read as .tsf" in forecast(TSF + starts, name="s.tsf").stderr
+    told = forecast(TSF + starts.replace("6", "six", 1), name="s.tsf", code=3).stderr
+    assert "line 5, series 'T0': value 7: 'six' is no number" in told
+    ragged = text([f"H{k},{line}" for k, line in enumerate(lines)], ",".join(["id", *(f"V{i}" for i in range(40))]))
+    assert "Say how far apart values are: --freq" in forecast(ragged, code=3).stderr
+    assert "read as table of a series a row" in forecast(ragged, "--freq", "h").stderr
+    parts = text([f"2024,{i // 28 + 1},{i % 28 + 1},{i % 5}" for i in range(40)], "year,month,day,a")
+    assert "times: year,month,day; target: a" in forecast(parts).stderr
+
+
+# --- covariates
+
+
+def weather(rows: int = 40, future: int = 0) -> str:
+    """A target, and two covariates that go on for some rows."""
+    lines = [
+        f"{line.rpartition(',')[0]},{'sun' if i % 3 else 'rain'},{i % 5}"
+        for i, line in enumerate(series(rows + future))
+    ]
+    for i in range(rows, rows + future):
+        lines[i] = ",".join([lines[i].split(",")[0], "", *lines[i].split(",")[2:]])
+    return text(lines, "date,a,sky,holiday")
+
+
+COVARIATES = ("--target", "a", "--past-only", "sky", "--known-future", "holiday")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        pytest.param("holiday", "day", "no column 'holiday' (--known-future)", id="no such column"),
+        pytest.param(",sun,1\n", ",sun,yes\n", "column 'holiday': 'yes' is not a number", id="text"),
+        pytest.param(",sun,1\n", ",sun,inf\n", "column 'holiday': 'inf' is infinite", id="inf"),
+    ],
+)
+def test_bad_covariates_are_refused(forecast: Check, old: str, new: str, says: str) -> None:
+    assert says in forecast(weather().replace(old, new), *COVARIATES, code=3).stderr
+
+
+def test_what_was_taken_for_what_is_told(forecast: Check) -> None:
+    told = forecast(weather(), *COVARIATES).stderr
+    assert (
+        "s.csv: read as wide table; times: date; target: a; known future: holiday; past only: sky (2 categories)."
+        in told
+    )
+    assert "'sun' is not a number" in forecast(weather().replace("rain", "sun"), code=3).stderr
+
+
+@pytest.fixture(scope="module")
+def covariates_model(titans: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("covariates")
+    (folder / "s.csv").write_text(weather())
+    titans("forecast", "train", folder / "s.csv", "--out", folder / "run", *tiny.forecast, *COVARIATES,
+           "--set", "training.steps=1", "--quiet")  # fmt: skip
+    return folder / "run"
+
+
+def test_covariates_must_reach_the_end_of_the_horizon(titans: Any, covariates_model: Path, tmp_path: Path) -> None:
+    def predict(content: str, *options: Any, code: int = 0) -> Result:
+        (tmp_path / "s.csv").write_text(content)
+        out = ("--out", tmp_path / "out.csv", "--overwrite")
+        result: Result = titans("forecast", "predict", covariates_model, tmp_path / "s.csv", *out, *options, code=code)
+        return result
+
+    told = predict(weather(40, 2), code=3).stderr
+    assert (
+        "s.csv: covariate 'holiday' stops before the horizon's end: its first missing value is of 2024-03-05 18" in told
+    )
+    assert "a forecast reaches 2024-03-05 19:00:00" in told and "--future" in told
+    gap = weather(40, 4).replace("2024-03-05 17:00:00,,sun,1", "2024-03-05 17:00:00,,sun,")
+    assert "first missing value is of 2024-03-05 17:00:00" in predict(gap, code=3).stderr
+    predict(weather(40, 4))
+    assert len(pl.read_csv(tmp_path / "out.csv")) == 4
+    later = tmp_path / "later.csv"
+    later.write_text("date,holiday\n2024-03-05 16:00:00,1\n2024-03-05 17:00:00,1\n2024-03-05 18:00:00,1\n")
+    assert "2024-03-05 19:00:00" in predict(weather(), "--future", later, code=3).stderr
+    later.write_text(later.read_text() + "2024-03-05 19:00:00,1\n")
+    predict(weather(), "--future", later)
+
+
+def test_a_category_that_training_did_not_know_is_told(titans: Any, covariates_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text(weather(40, 4).replace("rain", "fog"))
+    told = titans("forecast", "predict", covariates_model, tmp_path / "s.csv", "--out", tmp_path / "out.csv").stderr
+    assert "s.csv: column 'sky' has values that the model's training did not know: 'fog'" in told
 
 
 # --- a table that does not suit the model

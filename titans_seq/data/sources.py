@@ -12,7 +12,7 @@ from titans_seq.data.aliases import Aliases
 from titans_seq.data.held_out import HeldOut, read_region
 from titans_seq.data.record import LOWER, Record, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.series import SeriesReading, SeriesTable, on_grid, read_series
+from titans_seq.data.series import SeriesReading, SeriesTable, read_series, spaced
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
 from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
@@ -263,7 +263,7 @@ class SeriesSource(SeriesReading):
         vocabularies: dict[str, tuple[str, ...]] | None = None,
         future: str | None = None,
     ) -> SeriesTable:
-        """Series as models read them, on an even grid unless gaps are kept; arguments as for `read_series`."""
+        """Series as models read them, on an even grid if they are regular; arguments as for `read_series`."""
         table = read_series(
             data_file(self.path),
             future=None if future is None else data_file(future),
@@ -272,7 +272,7 @@ class SeriesSource(SeriesReading):
             vocabularies=vocabularies,
             **self.model_dump(include=set(self.reading)),
         )
-        return replace(table, series=tuple(on_grid(series, self.on_gap) for series in table.series))
+        return spaced(table, self.on_gap, self.path)
 
     def borders(self, rows: int) -> tuple[int, int, int]:
         """Rows where training, validation and test end."""
@@ -295,7 +295,7 @@ class SeriesSource(SeriesReading):
                     f"of which {borders[0]} end the training, validation and test parts; a window needs {more}. "
                     "Give more rows, or a smaller horizon, look-back or validation part."
                 )
-        if table.covariates.names or self.on_gap == "keep":
+        if table.covariates.names or table.irregular:
             warn(
                 f"{self.path}: the model reads neither covariates nor the time between rows yet; they are checked and "
                 "left out."
@@ -307,6 +307,7 @@ class SeriesSource(SeriesReading):
             "location": tuple(np.nanmean(known, axis=0).tolist()),
             "scale": tuple(np.where(scale > 0, scale, 1.0).tolist()),
             "frequency": table.frequency,
+            "irregular": table.irregular,
             "covariates": task.covariates.model_copy(update=vars(table.covariates)),
         }
         return Parts(task.model_copy(update=update), train, validation)

@@ -320,6 +320,7 @@ class Forecasting(Choice):
     location: tuple[float, ...] = Field(default=(), description="Mean of each channel over the training rows.")
     scale: tuple[float, ...] = Field(default=(), description="Standard deviation likewise.")
     frequency: str = Field(default="", description="Step of the timestamps, from the data if empty.")
+    irregular: bool = Field(default=False, description="Rows stand any time apart; from the data.")
     covariates: Covariates = Field(default=Covariates(), description="What is read beside them; from the data.")
 
     @model_validator(mode="before")

@@ -389,7 +389,9 @@ def test_what_is_no_frequency() -> None:
 def test_an_irregular_series_is_told_with_its_share() -> None:
     times = np.array(["2020-01-01T00:00", "2020-01-01T01:00", "2020-01-01T02:20", "2020-01-01T03:00"], "M8[us]")
     series = Series("x", times, np.zeros((4, 1)), ("y",), "1h")
-    with pytest.raises(InputError, match=r"Series 'x' is irregular: 75.0% .*2020-01-01 02:20:00 does not. Resample"):
+    with pytest.raises(
+        InputError, match=r"series 'x' is irregular: 75.0% .*2020-01-01 02:20:00 does not. Resample.*--on-gap keep"
+    ):
         regular(series)
 
 

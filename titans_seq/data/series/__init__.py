@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from titans_seq.data.record import STRICT, Judge
-from titans_seq.data.series.grid import on_grid, regular
+from titans_seq.data.series.grid import on_grid, regular, spaced
 from titans_seq.data.series.reading import SeriesReading
 from titans_seq.data.series.rows import Vocabularies, followed_by, read_rows
 from titans_seq.data.series.tidy import SeriesTable, sentinels, tidy
 
-__all__ = ["SeriesReading", "SeriesTable", "on_grid", "read_rows", "read_series", "regular", "sentinels", "tidy"]
+__all__ = [
+    "SeriesReading",
+    "SeriesTable",
+    "on_grid",
+    "read_rows",
+    "read_series",
+    "regular",
+    "sentinels",
+    "spaced",
+    "tidy",
+]
 
 
 def read_series(

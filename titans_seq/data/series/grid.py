@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from titans_seq.data.record import Series, quoted
+from titans_seq.data.record import STRICT, Judge, Series, quoted
 from titans_seq.data.series.reading import OnGap
+from titans_seq.data.series.tidy import SeriesTable
 from titans_seq.data.times import add_steps, months_of, some, step_of
 from titans_seq.errors import InputError
 
@@ -30,32 +31,46 @@ def on_grid(series: Series, on_gap: OnGap) -> Series:
     )
 
 
+def _called(series: Series) -> str:
+    return f"series {quoted(series.id)}" if series.id else "the series"
+
+
+def _places(series: Series) -> np.ndarray:
+    """Steps from the first row to each, rounded down."""
+    times, step = series.times, step_of(series.frequency)
+    if step is not None:
+        return np.asarray((times - times[0]) // step)
+    months = (times.astype("M8[M]") - times[:1].astype("M8[M]")).astype(np.int64)
+    return np.asarray(months // (months_of(series.frequency) or 1))
+
+
+def irregularity(series: Series) -> str | None:
+    """Say of a series whose rows do not stand whole steps apart where it begins; None if they all do."""
+    times = series.times
+    fits = add_steps(times[0], series.frequency, _places(series)) == times
+    if fits.all():
+        return None
+    return (
+        f"{_called(series)} is irregular: {fits.mean():.1%} of its timestamps stand whole steps of {series.frequency} "
+        f"after the first, {some(times[:1])}; {some(times[[fits.argmin()]])} does not"
+    )
+
+
 def regular(series: Series) -> Series:
     """Return the series evenly spaced: where a row is missing there is one of NaN.
 
     Raises:
         InputError: if the timestamps do not stand a whole number of steps apart, or almost all rows would be missing.
     """
-    called = f"Series {quoted(series.id)}" if series.id else "The series"
-    times, frequency = series.times, series.frequency
-    step = step_of(frequency)
-    if step is not None:
-        places = (times - times[0]) // step
-    else:
-        places = (times.astype("M8[M]") - times[:1].astype("M8[M]")).astype(np.int64) // (months_of(frequency) or 1)
-    fits = add_steps(times[0], frequency, places) == times
-    if not fits.all():
-        raise InputError(
-            f"{called} is irregular: {fits.mean():.1%} of its timestamps stand whole steps of {frequency} after the "
-            f"first, {some(times[:1])}; {some(times[[fits.argmin()]])} does not. Resample it to even steps first, or "
-            "read its rows as they come: --on-gap keep."
-        )
+    if why := irregularity(series):
+        raise InputError(f"{why}. Resample it to even steps, or read its rows as they come: --on-gap keep.")
+    times, frequency, places = series.times, series.frequency, _places(series)
     rows = int(places[-1]) + 1
     if rows == len(times):
         return series
     if rows > 100 * len(times) + 10_000:
         raise InputError(
-            f"{called} has {len(times):,} rows where even steps of {frequency} from {some(times[:1])} to "
+            f"{_called(series)} has {len(times):,} rows where even steps of {frequency} from {some(times[:1])} to "
             f"{some(times[-1:])} would have {rows:,}. Is a timestamp wrong?"
         )
     T = int(places[len(series) - 1]) + 1
@@ -93,3 +108,21 @@ def interpolated(values: np.ndarray) -> np.ndarray:
             inside = slice(known[0], known[-1] + 1)
             column[inside] = np.interp(rows[inside], known, column[known])
     return found
+
+
+def spaced(table: SeriesTable, on_gap: OnGap, name: str, judge: Judge = STRICT) -> SeriesTable:
+    """Return a table whose series are as models read them; irregular ones stay as they are, unless a gap is filled.
+
+    Raises:
+        InputError: as for `regular`.
+    """
+    odd = [why for why in map(irregularity, table.series) if why] if on_gap == "nan" else []
+    if odd:
+        more = f" (such series: {len(odd):,})" if len(odd) > 1 else ""
+        judge.doubt(f"{name}: {odd[0]}{more}. Rows are read as they come, as with --on-gap keep.")
+    irregular = on_gap == "keep" or bool(odd)
+    try:
+        series = tuple(on_grid(one, "keep" if irregular else on_gap) for one in table.series)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return replace(table, series=series, irregular=irregular)

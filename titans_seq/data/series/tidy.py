@@ -24,6 +24,7 @@ class SeriesTable:
 
     ``series`` is one for a wide table; else it is one per id, in order of first appearance. ``frequency`` is the
     step that was said, or the commonest ("15m", "1h", "1d", "1w", "1mo", "1y"), and ``share`` its share of all steps.
+    `grid.spaced` puts the series on an even grid.
     """
 
     series: tuple[Series, ...]
@@ -31,6 +32,7 @@ class SeriesTable:
     frequency: str
     share: float
     covariates: Covariates
+    irregular: bool = False  # rows stand as they came, any time apart, and not on an even grid
 
 
 # What is wrong
