@@ -316,7 +316,7 @@ def _read(
         )
     if table.irregular and not task.irregular and given.on_gap != "keep":
         raise InputError(
-            f"{path} is irregular; the model was trained on even steps of {task.frequency}. Resample the table, or take "
+            f"{path} is irregular; the model was trained on even steps of {task.frequency}. Resample it, or take "
             "its rows for such steps with --on-gap keep."
         )
     order = [table.series[0].columns.index(c) for c in task.channels]

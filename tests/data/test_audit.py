@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -129,17 +130,14 @@ def test_series(file: File, warned: list[str]) -> None:
     lines = [f"2020-01-{day:02d},{value},{other}" for day, (value, other) in enumerate([(1, 5)] * 9, start=1)]
     lines += ["2020-01-12,2,6", "2020-01-11,3,7", "2020-01-11,3,7", "2020-01-13,900,-9999", "2020-01-15,,8"]
     audit = sound(audit_series(file("\n".join(["date,a,b", *lines]), "x.csv")))
-    assert {key: value for key, value in audit.facts.items() if key not in ("columns", "series")} == {
-        "layout": "wide",
-        "number_of_series": 1,
-        "rows": 14,
-        "frequency": "1d",
-        "frequency_share": 0.833333,
-    }
-    a, b = audit.facts["columns"]
+    facts = audit.facts
+    assert facts["read_as"] == {"times": "date", "target": "a, b"}
+    assert (facts["layout"], facts["number_of_series"], facts["rows"], facts["irregular_series"]) == ("wide", 1, 14, 0)
+    assert (facts["frequency"], facts["frequency_share"]) == ("1d", 0.833333)
+    a, b = facts["columns"]
     assert a == {
         "column": "a",
-        "missing_share": 0.076923,
+        "missing_share": 0.071429,
         "min": 1.0,
         "median": 1.0,
         "max": 900.0,
@@ -148,21 +146,125 @@ def test_series(file: File, warned: list[str]) -> None:
         "sentinels": {},
     }
     assert b["sentinels"] == {"-9999": 1} and b["longest_constant_run"] == 9
-    assert audit.facts["series"] == [
+    assert facts["series"] == [
         {
             "id": "",
             "rows": 13,
-            "start": "2020-01-01T00:00:00",
-            "end": "2020-01-15T00:00:00",
+            "start": "2020-01-01",
+            "end": "2020-01-15",
             "frequency": "1d",
             "its_share": 0.833333,
             "gaps": 2,
+            "missing_rows": 2,
+            "longest_gap": "2 d",
             "duplicates": 1,
-            "unsorted": 1,
+            "steps_back": 1,
             "missing_share": 0.038462,
+            "sentinels": 1,
+            "outliers": 4,  # two of b also; its sentinel is none
         }
     ]
+    assert facts["longest_gaps"] == [{"id": "", "longest_gap": "2 d", "after": "2020-01-09", "steps": 2.0}]
+    assert facts["duplicate_timestamps"] == [
+        {"id": "", "time": "2020-01-11", "times": 2, "first_row": 11, "differ": "no"}
+    ]
+    assert facts["steps_backwards"] == [{"id": "", "row": 11, "from": "2020-01-12", "to": "2020-01-11"}]
+    assert facts["outliers"] == [
+        {"id": "", "column": "a", "outliers": 2, "farthest": 900.0, "at": "2020-01-13"},
+        {"id": "", "column": "b", "outliers": 2, "farthest": 8.0, "at": "2020-01-15"},
+    ]
+    assert facts["longest_constant_runs"][0]["rows"] == 9 and "series_in_short" not in facts
     assert audit.problems == () and len(audit.notes) == 5 and warned == []
+    assert audit.sound and not audit.spotless
+
+
+def hours(count: int, start: str = "2024-01-10") -> list[list[str]]:
+    """Rows of an hourly table without a fault: time, and a wave."""
+    times = np.datetime64(start, "h") + np.arange(count)
+    return [[str(time).replace("T", " ") + ":00:00", f"{np.sin(i / 4):.6f}"] for i, time in enumerate(times)]
+
+
+def in_two_zones(rows: list[list[str]]) -> None:
+    for i, row in enumerate(rows):
+        row[0] += "Z" if i < 20 else "+01:00"
+
+
+def on_an_autumn_night(rows: list[list[str]]) -> None:
+    rows[:] = hours(48, "2024-10-26")
+    rows[26][0] = rows[25][0]  # the clock shows one o'clock twice
+
+
+def on_a_spring_night(rows: list[list[str]]) -> None:
+    rows[:] = hours(48, "2024-03-30")
+    del rows[26]
+
+
+FAULTS: dict[str, tuple[Callable[[list[list[str]]], Any], dict[str, Any], str]] = {
+    "none": (lambda rows: None, {}, ""),
+    "gap": (lambda rows: rows.__delitem__(slice(10, 15)), {"gaps": 1, "missing_rows": 5, "longest_gap": "6 h"}, "gaps"),
+    "equal duplicate": (lambda rows: rows.insert(9, rows[9]), {"duplicates": 1}, "1, all with equal values"),
+    "duplicate": (lambda rows: rows.insert(9, [rows[9][0], "7"]), {"duplicates": 1}, "duplicate timestamp"),
+    "order": (lambda rows: rows.insert(3, rows.pop(9)), {"steps_back": 1}, "rows out of order in time: 1"),
+    "missing": (lambda rows: rows[7].__setitem__(1, "NA"), {"missing_share": 0.02}, "missing values in 2.00%"),
+    "sentinel": (lambda rows: rows[7].__setitem__(1, "-9999"), {"sentinels": 1, "outliers": 0}, "holds -9999"),
+    "outlier": (lambda rows: rows[7].__setitem__(1, "50"), {"outliers": 1}, ""),
+    "irregular": (lambda rows: rows[7].__setitem__(0, rows[7][0].replace(":00:", ":09:")), {}, "is irregular: 98.0%"),
+    "zones": (in_two_zones, {}, "more than one time zone: UTC in row 1, +01:00 in row 21"),
+    "fold": (on_an_autumn_night, {"duplicates": 1}, "(DST fold)"),
+    "clock put forward": (on_a_spring_night, {"gaps": 1}, "(DST gap): 2024-03-31 02:00:00"),
+    "constant": (lambda rows: [row.__setitem__(1, "3") for row in rows], {}, "column 'a' is constant, 3"),
+    "inf": (lambda rows: rows[7].__setitem__(1, "-inf"), {}, "row 8, column 'a': '-inf' is infinite"),
+    "text": (lambda rows: rows[7].__setitem__(1, "off"), {}, "row 8, column 'a': 'off' is not a number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_found(file: File, fault: str) -> None:
+    plant, facts, said = FAULTS[fault]
+    rows = hours(50)
+    plant(rows)
+    audit = sound(audit_series(file("\n".join(["date,a", *map(",".join, rows), ""]), "x.csv")))
+    (series,) = audit.facts["series"]
+    assert {key: series[key] for key in facts} == facts
+    told = "\n".join((*audit.problems, *audit.notes))
+    assert said in told and audit.spotless == (not said)
+    none = ("gaps", "duplicates", "steps_back", "missing_share", "sentinels", "outliers")
+    if fault == "none":
+        assert not any(series[key] for key in none)
+
+
+def test_a_flat_line_is_found(file: File) -> None:
+    rows = hours(50)
+    for row in rows[20:32]:
+        row[1] = "0.25"
+    audit = sound(audit_series(file("\n".join(["date,a", *map(",".join, rows), ""]), "x.csv")))
+    assert audit.facts["longest_constant_runs"] == [
+        {"id": "", "column": "a", "rows": 12, "share": 0.24, "from": "2024-01-10 20:00:00", "value": 0.25}
+    ]
+
+
+def test_of_many_series_the_worst_stand_first(file: File) -> None:
+    rows = [f"s{i:03},{time},{value}" for i in range(300) for time, value in hours(10)]
+    del rows[2503:2508]  # a gap in s250
+    rows[1234] = rows[1234].rpartition(",")[0] + ","  # nothing in s123
+    audit = sound(audit_series(file("\n".join(["unique_id,ds,y", *rows, ""]), "x.csv")))
+    assert [one["id"] for one in audit.facts["series"][:2]] == ["s250", "s123"]
+    short = audit.facts["series_in_short"]
+    assert (short["with gaps"], short["with missing"], short["with outliers"]) == (1, 1, 0)
+    assert (short["rows, least"], short["rows, median"], short["rows, most"]) == (5, 10, 10)
+    text = audit.text()
+    assert "and 290 more" in text and "with gaps: 1" in text and "s020" not in text
+
+
+def test_text_columns(file: File) -> None:
+    lines = "date,a,sky,b\n2020-01-01,1,fog,4\n2020-01-02,2,,5\n2020-01-03,3,fog,6\n"
+    audit = sound(audit_series(file(lines, "x.csv"), target=["a"], past_only=["sky"]))
+    assert audit.facts["read_as"] == {"times": "date", "target": "a", "past only": "sky (1 categories)"}
+    (sky,) = audit.facts["text_columns"]
+    assert sky == {"column": "sky", "values": 1, "commonest": "fog", "its_share": 0.666667, "empty_share": 0.333333}
+    assert audit.spotless
+    bare = sound(audit_series(file(lines, "x.csv")))
+    assert bare.facts["text_columns"] == [sky] and "--past-only" in bare.problems[0]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +356,30 @@ def test_damaged_files_are_read_or_refused(
 def test_real_files(real: Path) -> None:
     audit = sound(audit_sequences(real / "genomics" / "genomes" / "yeast_S288C.fa.gz"))
     assert audit.facts["records"] == 16 and audit.facts["bases"] == 12_157_149 and not audit.problems
-    audit = sound(audit_series(real / "timeseries" / "ltsf" / "weather.csv.gz"))
-    marks = [column["sentinels"].get("-9999", 0) for column in audit.facts["columns"]]
-    assert sum(marks) == 81 and audit.facts["series"][0]["duplicates"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "facts"),
+    [
+        ("ltsf/weather.csv.gz", {}, {"sentinels": 81, "duplicates": 1, "gaps": 1, "longest_gap": "100 min"}),
+        ("transport/metro_traffic_volume_hourly.csv.gz", {}, {"duplicates": 7_629, "gaps": 2_588}),
+        ("irregular/machine_temperature_system_failure.csv.gz", {}, {"duplicates": 12, "steps_back": 1}),
+        ("irregular/speed_7578.csv.gz", {}, {"its_share": 0.652753, "gaps": 382}),
+        ("irregular/ambient_temperature_system_failure.csv.gz", {}, {"gaps": 10}),
+        ("science/beijing_pm25.csv.gz", {"target": ["pm2.5"]}, {"missing_share": 0.047166, "frequency": "1h"}),
+    ],
+)
+def test_what_is_known_of_real_tables_is_found(
+    real: Path, name: str, options: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    audit = sound(audit_series(real / "timeseries" / name, **options))
+    (series,) = audit.facts["series"]
+    assert {key: series[key] for key in facts} == facts and not audit.spotless
+
+
+def test_categories_and_irregular_rows_of_real_tables(real: Path) -> None:
+    beijing = sound(audit_series(real / "timeseries" / "science" / "beijing_pm25.csv.gz"))
+    (cbwd,) = beijing.facts["text_columns"]
+    assert (cbwd["column"], cbwd["values"], cbwd["commonest"]) == ("cbwd", 4, "SE")
+    speed = sound(audit_series(real / "timeseries" / "irregular" / "speed_7578.csv.gz"))
+    assert speed.facts["irregular_series"] == 1 and "is irregular: 22.9%" in speed.notes[-1]

@@ -115,21 +115,24 @@ def reads_series(*groups: dict[str, Any]) -> Callable[[Callable[..., Any]], Call
 def audit(
     table: Table,
     out: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="End with code 3 if there is a problem.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with code 3 if there is a problem or a note.")] = False,
     overwrite: Overwrite = False,
     *,
     reading: dict[str, Any],
 ) -> Any:
     """Say what is in a table of series: frequency, gaps, duplicates, missing values, odd values.
 
-    Example: titans-seq forecast audit sensors.csv
+    Problems are what training would refuse, notes what it would warn of. Series stand the worst first.
+
+    Example: titans-seq forecast audit sensors.csv --out audit.json
     """
     from titans_seq.cli.top import check_new, finish_audit
     from titans_seq.data.audit import audit_series
     from titans_seq.resources import data_file
 
     check_new(out, overwrite)
-    return finish_audit(audit_series(data_file(table), **reading), out, strict)
+    found = audit_series(data_file(table), **reading)
+    return finish_audit(found, out, strict and not found.spotless)
 
 
 @command(app)

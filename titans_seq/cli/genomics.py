@@ -159,7 +159,7 @@ def audit(
         near=near,
         leak_free=leak_free,
     )
-    return finish_audit(found, out, strict)
+    return finish_audit(found, out, strict and not found.sound)
 
 
 @command(app)

@@ -24,10 +24,10 @@ def write_json(found: dict[str, Any], out: Path | None) -> None:
         write_text(out, to_json(found))
 
 
-def finish_audit(audit: Any, out: Path | None, strict: bool) -> Any:
-    """Write and report an audit; with ``--strict`` what is not sound ends with code 3."""
+def finish_audit(audit: Any, out: Path | None, refused: bool) -> Any:
+    """Write and report an audit, which ends with code 3 if it is ``refused``."""
     write_json(audit.as_json(), out)
-    return audit.text(), audit.as_json(), 3 if strict and not audit.sound else 0
+    return audit.text(), audit.as_json(), 3 if refused else 0
 
 
 def register(app: typer.Typer) -> None:

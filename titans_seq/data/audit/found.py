@@ -39,6 +39,11 @@ class Audit:
     leaks: tuple[str, ...] = ()
 
     @property
+    def spotless(self) -> bool:
+        """Whether there is nothing to say but facts."""
+        return self.sound and not self.notes
+
+    @property
     def sound(self) -> bool:
         """Whether there is neither a problem nor a leak."""
         return not (self.problems or self.leaks)
@@ -71,7 +76,8 @@ class Audit:
             if found:
                 lines += ["", title, *(f"  - {_clean(line)}" for line in found[:_SHOWN])]
                 lines += [f"  and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []
-        return "\n".join([*lines, "", "no problem found"] if self.sound else lines)
+        notes = f"; notes: {len(self.notes):,}" if self.notes else ""
+        return "\n".join([*lines, "", f"no problem found{notes}"] if self.sound else lines)
 
 
 def _clean(text: str) -> str:
@@ -119,7 +125,9 @@ def _flat(column: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lay out rows of the same keys; numbers stand to the right."""
+    """Lay out rows of the same keys, but those that are empty in all; numbers stand to the right."""
+    keys = [key for key in rows[0] if not key or any(row[key] != "" for row in rows)]
+    rows = [{key: row[key] for key in keys} for row in rows]
     most = _SHOWN if "" not in rows[0] else len(rows)
     cells = [[_title(key) for key in rows[0]]]
     cells += [[_cell(key, value) for key, value in row.items()] for row in rows[:most]]

@@ -16,6 +16,7 @@ from titans_seq.errors import InputError
 
 PARTS = ("year", "month", "day", "hour", "minute", "second")  # of a timestamp, in columns of their own
 ROW_NUMBERS = ("", "no", "no.", "#", "index", "row", "row_number", "unnamed: 0")
+CALLED = {"wide": "wide table", "long": "long table", "tsf": ".tsf", "ragged": "table of a series a row"}
 MOST_CATEGORIES = 256  # each is a number that a model reads in every row
 
 Vocabularies = dict[str, tuple[str, ...]]
@@ -40,7 +41,8 @@ class Rows:
     static: tuple[str, ...] = ()
     vocabularies: Vocabularies = None  # type: ignore[assignment]
     frequency: str | None = None  # that was said, or that the file names
-    taken: dict[str, str] = None  # type: ignore[assignment]  # for what
+    taken: dict[str, str] = None  # type: ignore[assignment]  # which columns for what
+    texts: dict[str, pl.Series] = None  # type: ignore[assignment]  # columns that hold no number, read or not
 
     @property
     def values(self) -> list[str]:
@@ -266,12 +268,16 @@ def read_rows(
         times = _counted(ids, reading.frequency or "", name, judge)
     words: Vocabularies = {}
     read: dict[str, pl.Series] = {}
+    texts: dict[str, pl.Series] = {}
     for column in [*columns, *covariates]:
         category = column in vocabularies if vocabularies is not None else _is_category(table[column], missing)
         if column in covariates and category:
             read[column], words[column] = _codes(table[column], (vocabularies or {}).get(column), name, missing, judge)
+            texts[column] = table[column]
         elif (values := _number_column(table[column], name, source.separator, missing, judge)) is not None:
-            read[column] = values  # an audit reads on without the others
+            read[column] = values
+        else:
+            texts[column] = table[column]  # an audit reads on without it
     columns = [column for column in columns if column in read]
     if not columns and not ahead:
         raise InputError(f"{name} has no column of numbers. Its columns: {listed(table.columns)}.")
@@ -284,8 +290,8 @@ def read_rows(
         }
     )
     kinds = {kind: tuple(c for c in names if c in read) for kind, names in kinds.items()}
-    taken = _taken(source, layout, time_at, id_at, columns, kinds, words)
-    judge.tell(f"{name}: read as {'; '.join(f'{what}: {which}' if which else what for what, which in taken.items())}.")
+    taken = _taken(source, time_at, id_at, columns, kinds, words)
+    judge.tell("; ".join([f"{name}: read as {CALLED[layout]}", *(f"{part}: {of}" for part, of in taken.items())]) + ".")
     return Rows(
         name,
         layout,
@@ -296,6 +302,7 @@ def read_rows(
         vocabularies=words,
         frequency=reading.frequency or source.frequency,
         taken=taken,
+        texts=texts,
     )
 
 
@@ -362,16 +369,14 @@ def _counted(ids: pl.Series, frequency: str, name: str, judge: Judge) -> pl.Seri
 
 def _taken(
     source: Unrolled,
-    layout: Layout,
     time_at: list[str],
     id_at: str | None,
     columns: list[str],
     kinds: dict[str, tuple[str, ...]],
     words: Vocabularies,
 ) -> dict[str, str]:
-    """What was taken for what, in words."""
-    of = {"wide": "wide table", "long": "long table", "tsf": ".tsf", "ragged": "table of a series a row"}
-    found = {of[layout]: ""}
+    """Which columns were taken for what, in words."""
+    found = {}
     if source.layout is None:
         found["times"] = ",".join(time_at) or "none"
         found |= {"ids": id_at} if id_at else {}
