@@ -209,7 +209,7 @@ FAULTS: dict[str, tuple[Callable[[list[list[str]]], Any], dict[str, Any], str]] 
     "sentinel": (lambda rows: rows[7].__setitem__(1, "-9999"), {"sentinels": 1, "outliers": 0}, "holds -9999"),
     "outlier": (lambda rows: rows[7].__setitem__(1, "50"), {"outliers": 1}, ""),
     "irregular": (lambda rows: rows[7].__setitem__(0, rows[7][0].replace(":00:", ":09:")), {}, "is irregular: 98.0%"),
-    "zones": (in_two_zones, {}, "more than one time zone: UTC in row 1, +01:00 in row 21"),
+    "zones": (in_two_zones, {"duplicates": 1}, "more than one time zone: UTC in row 1, +01:00 in row 21"),
     "fold": (on_an_autumn_night, {"duplicates": 1}, "(DST fold)"),
     "clock put forward": (on_a_spring_night, {"gaps": 1}, "(DST gap): 2024-03-31 02:00:00"),
     "constant": (lambda rows: [row.__setitem__(1, "3") for row in rows], {}, "column 'a' is constant, 3"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from titans_seq.data.record import Series
 from titans_seq.data.series import SeriesTable, read_series, regular
-from titans_seq.data.times import add_steps, find_frequency, future_times, step_of
+from titans_seq.data.times import add_steps, find_frequency, future_times, step_of, time_delta
 from titans_seq.errors import InputError, UsageError
 
 File = Callable[..., Path]
@@ -378,6 +378,22 @@ def test_steps_between_series_do_not_count() -> None:
     times = np.array(["2020-01-01", "2020-01-02", "2010-01-01", "2010-01-02"], "M8[us]")
     frequency, ratios = find_frequency(times, np.array([0, 0, 1, 1]))
     assert frequency == "1d" and ratios.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("frequency", ["1us", "15m", "1h", "1w"])
+def test_the_time_between_rows_in_steps(frequency: str) -> None:
+    places = np.array([0, 1, 3, 3.5, 10])
+    times = np.datetime64("2020-01-31", "us") + (places * 2 * step_of(frequency)).astype("m8[us]")
+    delta = time_delta(times, frequency)
+    assert delta.dtype == np.float32 and delta.tolist() == [1, 2, 4, 1, 13]
+    assert time_delta(times[:1], frequency).tolist() == [1] and time_delta(times[:0], frequency).tolist() == []
+
+
+def test_the_time_between_months() -> None:
+    """Four hundred years of the Gregorian calendar have 4,800 months of the mean length that is counted with."""
+    times = add_steps(np.datetime64("2000-01-01"), "1mo", np.arange(4801))
+    assert time_delta(times, "1mo")[1:].astype(float).mean() == pytest.approx(1, rel=1e-6)  # of single precision
+    assert time_delta(times[::3], "3mo")[1:].astype(float).mean() == pytest.approx(1, rel=1e-6)
 
 
 def test_what_is_no_frequency() -> None:

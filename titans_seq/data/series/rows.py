@@ -1,7 +1,7 @@
 """The columns of a table of series: what each is taken for, and its times, numbers and categories, strictly read."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +14,7 @@ from titans_seq.data.table import column_called, column_given, listed
 from titans_seq.data.times import add_steps, first_of, holds_dates, holds_days_as_numbers, parse_times
 from titans_seq.errors import InputError
 
+KINDS = ("known_future", "past_only", "static")  # of covariates: fields of `SeriesReading` and of `Rows`
 PARTS = ("year", "month", "day", "hour", "minute", "second")  # of a timestamp, in columns of their own
 ROW_NUMBERS = ("", "no", "no.", "#", "index", "row", "row_number", "unnamed: 0")
 CALLED = {"wide": "wide table", "long": "long table", "tsf": ".tsf", "ragged": "table of a series a row"}
@@ -39,10 +40,10 @@ class Rows:
     known_future: tuple[str, ...] = ()
     past_only: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
-    vocabularies: Vocabularies = None  # type: ignore[assignment]
+    vocabularies: Vocabularies = field(default_factory=dict)
     frequency: str | None = None  # that was said, or that the file names
-    taken: dict[str, str] = None  # type: ignore[assignment]  # which columns for what
-    texts: dict[str, pl.Series] = None  # type: ignore[assignment]  # columns that hold no number, read or not
+    taken: dict[str, str] = field(default_factory=dict)  # which columns for what
+    texts: dict[str, pl.Series] = field(default_factory=dict)  # columns that hold no number, read or not
 
     @property
     def values(self) -> list[str]:
@@ -251,34 +252,31 @@ def read_rows(
     id_at = _id_column(table, time_at, own, path)
     layout: Layout = source.layout or ("wide" if id_at is None else "long")
     keys = {*time_at, *([id_at] if id_at else [])}
-    options = {"known_future": "--known-future", "past_only": "--past-only", "static": "--static"}
-    kinds = {
-        kind: tuple(column_given(table, column, path, option) for column in getattr(reading, kind))
-        for kind, option in options.items()
-    }
-    covariates = [column for columns in kinds.values() for column in columns]
-    columns = [column_given(table, column, path, "--target") for column in reading.target]
-    _check_once(name, [*keys, *covariates, *columns])
+    for option in ("target", *KINDS):
+        for column in getattr(reading, option):
+            column_given(table, column, path, "--" + option.replace("_", "-"))
+    _check_once(name, [*keys, *reading.covariates, *reading.target])
+    columns = list(reading.target)
     if not columns and not ahead:
-        columns = _value_columns(table, name, {*keys, *covariates}, layout, judge)
+        columns = _value_columns(table, name, {*keys, *reading.covariates}, layout, judge)
 
     ids = _ids(table, id_at, name, judge)
     unique = ids.unique(maintain_order=True)
     if times is None:
         times = _counted(ids, reading.frequency or "", name, judge)
     words: Vocabularies = {}
-    read: dict[str, pl.Series] = {}
-    texts: dict[str, pl.Series] = {}
-    for column in [*columns, *covariates]:
-        category = column in vocabularies if vocabularies is not None else _is_category(table[column], missing)
-        if column in covariates and category:
-            read[column], words[column] = _codes(table[column], (vocabularies or {}).get(column), name, missing, judge)
-            texts[column] = table[column]
-        elif (values := _number_column(table[column], name, source.separator, missing, judge)) is not None:
-            read[column] = values
-        else:
-            texts[column] = table[column]  # an audit reads on without it
-    columns = [column for column in columns if column in read]
+    for column in reading.covariates:
+        if column in vocabularies if vocabularies is not None else _is_category(table[column], missing):
+            words[column] = (vocabularies or {}).get(column, ())
+    read = {
+        column: _number_column(table[column], name, source.separator, missing, judge)
+        for column in [*columns, *reading.covariates]
+        if column not in words
+    }
+    for column, known in words.items():
+        read[column], words[column] = _codes(table[column], known or None, name, missing, judge)
+    there = [column for column, values in read.items() if values is not None]  # an audit reads on without the others
+    columns = [column for column in columns if column in there]
     if not columns and not ahead:
         raise InputError(f"{name} has no column of numbers. Its columns: {listed(table.columns)}.")
     frame = pl.DataFrame(
@@ -286,10 +284,10 @@ def read_rows(
             "row": pl.int_range(1, len(table) + 1, eager=True),
             "series": ids.cast(pl.Enum(unique)).to_physical(),
             "time": times,
-            **{called_in(column): values for column, values in read.items()},
+            **{called_in(column): read[column] for column in there},
         }
     )
-    kinds = {kind: tuple(c for c in names if c in read) for kind, names in kinds.items()}
+    kinds = {kind: tuple(c for c in getattr(reading, kind) if c in there) for kind in KINDS}
     taken = _taken(source, time_at, id_at, columns, kinds, words)
     judge.tell("; ".join([f"{name}: read as {CALLED[layout]}", *(f"{part}: {of}" for part, of in taken.items())]) + ".")
     return Rows(
@@ -302,7 +300,7 @@ def read_rows(
         vocabularies=words,
         frequency=reading.frequency or source.frequency,
         taken=taken,
-        texts=texts,
+        texts={column: table[column] for column in read if column in words or column not in there},
     )
 
 
@@ -380,7 +378,7 @@ def _taken(
     if source.layout is None:
         found["times"] = ",".join(time_at) or "none"
         found |= {"ids": id_at} if id_at else {}
-        found["target"] = listed(columns)
+        found |= {"target": listed(columns)} if columns else {}
     for kind, names in kinds.items():
         if names:
             shown_names = [f"{c} ({len(words[c])} categories)" if c in words else c for c in names]
