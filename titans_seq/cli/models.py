@@ -78,7 +78,7 @@ def show(
             "memory_acts": _acts(backbone),
         }
     folder, backbone, task = load_config(name)
-    built = load(name, "cpu")
+    built = load(name, task.field, "cpu")
     return {
         "folder": str(folder),
         "parameters": sum(p.numel() for p in built.parameters()),
