@@ -31,7 +31,7 @@ FLOORS = [
     {"miras", "ops", "rotary"},
     {"memory", "delta_memory", "memory_state", "pieces", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
-    {"training", "stream", "checkpoint", "data", "baselines", "bootstrap"},
+    {"training", "stream", "checkpoint", "data", "baselines", "bootstrap", "measured"},
     {"run", "forecast", "genomics", "evaluation", "variants", "demo", "doctor", "bench", "recipe", "report"},
     {"cli"},
 ]

@@ -7,27 +7,29 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 
 from titans_seq.baselines import KMERS, Markov
 from titans_seq.bootstrap import MODEL, RESAMPLES, Compared, Rows, compare, compare_parts
-from titans_seq.checkpoint import SequenceModel
+from titans_seq.checkpoint import SequenceModel, to_tensors
 from titans_seq.data.fasta import Block
-from titans_seq.data.record import LOWER
+from titans_seq.data.record import LOWER, decode
 from titans_seq.data.regions import Regions
 from titans_seq.data.sources import SOURCES
 from titans_seq.data.subset import rows_in
 from titans_seq.data.windows import LabelledSequences, N
 from titans_seq.errors import InputError, TitansError, UsageError, warn
-from titans_seq.genomics import blocks_of, regions_for
+from titans_seq.genomics import blocks_of, regions_for, tracks_of
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file
-from titans_seq.run import data_of, dry, load, reading_of
+from titans_seq.run import data_of, dry, keep, load, reading_of
 from titans_seq.stream import Point, prefetch
 from titans_seq.stream.sequences import Course, block_size, learned_start, track_steps
 from titans_seq.training.evaluation import answers
 
 MARKOV = "interpolated_markov"
 CHROMOSOMES = 100  # more parts than this are records, not chromosomes
+REGION = 8192  # bases along which a report draws tracks
 
 
 def evaluate(
@@ -49,6 +51,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of a sequence model on a labelled table, or of a language model on a FASTA.
 
+    What is found is kept in the model's run folder, if it has one, with a region's tracks, for the run's report.
     A model that is a run stands beside baselines fitted to the run's training part. Intervals resample records; of a
     language model stretches of 4,096 bases, since a genome may be one record.
 
@@ -75,9 +78,13 @@ def evaluate(
     if kind.streamed and model.task.causal:
         if dry_run:
             return dry(model, files=1)
-        compared, groups = _stream(model, source, path, cut, batch_size, baseline, both_strands)
+        compared, blocks = _stream(model, source, path, cut, batch_size, baseline, both_strands)
+        groups = [block.id for block in blocks]
         found = {**compare(compared, seed=seed, resamples=resamples), "items": len(set(groups))}
-        return found | _by_chromosome(compared, np.array(groups))
+        found |= _by_chromosome(compared, np.array(groups))
+        options = {"both_strands": both_strands, "regions": cut.model_dump_json(exclude_defaults=True)}
+        keep(source, "evaluate", path, found, {"region": _region_of_genome(model, blocks, both_strands)}, **options)
+        return found
     beside = {name: value for name, value in (("labels", labels), ("label", label)) if value}
     more = {} if kind.streamed else beside | {"regions": cut}
     data = kind.of_file(path, **reading_of(source) | more)
@@ -87,7 +94,9 @@ def evaluate(
     clean = rows_in(data_file(leak_free), items.records) if leak_free else None
     measured = answers(model, items, batch_size, "evaluating", both_strands)
     if not isinstance(items, LabelledSequences):  # windows of a genome, with masks
-        return compare(Compared({MODEL: measured}, model.task.metrics, len(items)), seed=seed, resamples=resamples)
+        found = compare(Compared({MODEL: measured}, model.task.metrics, len(items)), seed=seed, resamples=resamples)
+        keep(source, "evaluate", path, found, {}, both_strands=both_strands)
+        return found
     rows = {MODEL: measured, **(_baselines(model.task, source, items) if baseline else {})}
     rows = {name: model.task.prepared(own) for name, own in rows.items()}
     compared = Compared(rows, model.task.metrics, len(items))
@@ -97,7 +106,11 @@ def evaluate(
         if not clean.any():
             raise InputError(f"{leak_free} names no row, so there is nothing to measure without leaks.")
         found["leak_free"] = compare(compared.part(clean), seed=seed, resamples=resamples)
-    return found | _by_chromosome(compared, np.array([record.chrom or "" for record in items.records]))
+    found |= _by_chromosome(compared, np.array([record.chrom or "" for record in items.records]))
+    drawn = {"region": _region_of_record(model, items, both_strands)} if model.task.along else {}
+    options = {"both_strands": both_strands, "regions": cut.model_dump_json(exclude_defaults=True)}
+    keep(source, "evaluate", path, found, drawn, **options, **beside, **({"leak_free": leak_free} if leak_free else {}))
+    return found
 
 
 def _by_chromosome(compared: Compared, groups: np.ndarray) -> dict[str, Any]:
@@ -148,8 +161,8 @@ def _stream(
     batch_size: int,
     baseline: bool,
     both_strands: bool,
-) -> tuple[Compared, list[str]]:
-    """What the metrics need of every stretch of bases that is read at once, and the record that each is of.
+) -> tuple[Compared, list[Block]]:
+    """What the metrics need of every stretch of bases that is read at once, and these.
 
     Each record is read as one stream, the memory carried from block to block.
     """
@@ -174,7 +187,7 @@ def _stream(
     if baseline and (training := _training_records(source, model)):
         said[MARKOV] = _markov(held, *training)
     rows_of = {name: _likelihoods(held, logliks) for name, logliks in said.items()}
-    return Compared(rows_of, model.task.metrics, len(held)), [block.id for block in held]
+    return Compared(rows_of, model.task.metrics, len(held)), held
 
 
 def _likelihoods(held: list[Block], logliks: list[np.ndarray]) -> Rows:
@@ -213,3 +226,57 @@ def _markov(held: list[Block], train: list[np.ndarray], validation: list[np.ndar
         ends = np.cumsum([len(part) for part in codes])
         found += np.split(markov.loglik(np.concatenate(codes), order), ends[:-1])
     return found
+
+
+# --- a region to draw
+
+
+def _region_of_genome(model: SequenceModel, held: list[Block], both_strands: bool) -> dict[str, Any]:
+    """Tracks along the first stretch of a genome that is mostly known, read from the learned memory."""
+    first = next((i for i, block in enumerate(held) if (block.codes & (LOWER - 1) < N).mean() > 0.5), 0)
+    record = [block for block in held[first:] if block.record == held[first].record]
+    codes = np.concatenate([block.codes & (LOWER - 1) for block in record])[:REGION]
+    size, names = block_size(model.backbone.config), tracks_of(model)
+    blocks = [
+        Block(0, held[first].id, at, codes[at : at + size], at + size >= len(codes))
+        for at in range(0, len(codes), size)
+    ]
+    steps = track_steps(model, blocks, 1, Point(), Course(learned_start(model)), names, both_strands)
+    values = np.concatenate([row["values"] for rows, _ in steps for row in rows], 1)
+    return _region(held[first].id, held[first].start, 1, codes, dict(zip(names, values, strict=True)))
+
+
+@torch.inference_mode()
+def _region_of_record(model: SequenceModel, items: LabelledSequences, both_strands: bool) -> dict[str, Any]:
+    """Tracks along the longest record, and what its label says they are."""
+    number = max(range(len(items)), key=lambda i: len(items.records[i]))
+    record, task = items.records[number], model.task
+    batch = to_tensors(items.collate([items.item(number, None)]), next(model.parameters()).device)
+    output = model.of_both_strands(batch) if both_strands else model(batch)
+    values, labels = task.tracks(output)[0].cpu().numpy(), task.target_tracks(items.targets[number])
+    most = REGION // task.bin
+    tracks, observed = (dict(zip(task.track_names, part[:, :most], strict=True)) for part in (values, labels))
+    return _region(record.id, record.start or 0, task.bin, record.codes[:REGION], tracks, observed)
+
+
+def _region(
+    name: str,
+    start: int,
+    bin: int,
+    codes: np.ndarray,
+    tracks: Mapping[str, np.ndarray],
+    observed: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What a report draws along a sequence: values a bin, by track, of four digits."""
+
+    def short(values: np.ndarray) -> list[float]:
+        return [float(f"{value:.4g}") for value in values]
+
+    return {
+        "id": name,
+        "start": start,
+        "bin": bin,
+        "bases": decode(codes),
+        "tracks": {track: short(values) for track, values in tracks.items()},
+        "observed": {track: short(values) for track, values in observed.items()},
+    }

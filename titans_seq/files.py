@@ -95,10 +95,10 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def to_json(facts: Any) -> str:
-    """Facts as JSON, in which a number that is not finite is null."""
+def to_json(facts: Any, indent: int | None = 2) -> str:
+    """Facts as JSON, in which a number that is not finite is null; on one line without ``indent``."""
     finite = json.loads(json.dumps(facts, default=str), parse_constant=lambda _: None)
-    return json.dumps(finite, indent=2) + "\n"
+    return json.dumps(finite, indent=indent) + "\n"
 
 
 def clear_drafts(folder: Path, *names: str) -> None:

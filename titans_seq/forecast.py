@@ -16,11 +16,11 @@ from titans_seq.data.series import SeriesTable
 from titans_seq.data.sources import SeriesSource
 from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
-from titans_seq.data.write import Row
+from titans_seq.data.write import Row, read_numbers
 from titans_seq.errors import InputError, ModelError, UsageError, warn
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
-from titans_seq.run import about, check_state_files, dry, finished, identity, load, reading_of, write
+from titans_seq.run import about, check_state_files, dry, finished, identity, keep, load, reading_of, write
 from titans_seq.stream import Point, Steps
 from titans_seq.stream.series import Forecaster, Streams, initial_series, series_steps, window_steps
 from titans_seq.training.evaluation import evaluate
@@ -87,7 +87,7 @@ def predict(
             for h, t in enumerate(future)
         ]
 
-    def keep(point: Point) -> None:
+    def keep_state(point: Point) -> None:
         if streams is not None and state_out is not None:
             save_state(tuple(streams.states), state_out, about(source, **_facts(model, series)))
 
@@ -98,7 +98,7 @@ def predict(
         identity(source, inputs, batch_size=batch_size, quantiles=quantiles, state_out=state_out),
         resume=resume,
         template=_template(streams),
-        at_end=keep,
+        at_end=keep_state,
     )
     found = {"out": str(out), "series": len(series), "rows": rows}
     return found if state_out is None else {**found, "state": str(state_out)}
@@ -123,7 +123,8 @@ def backtest(
 ) -> dict[str, Any]:
     """Forecast from ``windows`` origins at the end of each series, into ``out``, and measure beside seasonal naive.
 
-    The last window ends with the series' last row; origins are ``step`` rows apart, the horizon if None.
+    The last window ends with the series' last row; origins are ``step`` rows apart, the horizon if None. What is found
+    is kept in the model's run folder, if it has one, for the run's report.
     """
     if finished(out, overwrite, resume):
         return {"out": str(out), "already_finished": True}
@@ -155,7 +156,8 @@ def backtest(
         ]
 
     season = task.season or baselines.season_of(task.frequency)
-    naive = baselines.errors(task, items, baselines.seasonal_naive(items, season))
+    repeated = baselines.seasonal_naive(items, season)
+    naive = baselines.errors(task, items, repeated)
     streams = _streams(model, series, len(items)) if task.reads == "stream" else None
     measured = evaluate(model, items, batch_size, "backtest") if streams is None else None
     rows = write(
@@ -165,7 +167,7 @@ def backtest(
         resume=resume,
         template=_template(streams),
     )
-    return {
+    found = {
         "out": str(out),
         "protocol": {
             "lookback": task.lookback if streams is None else "all rows",
@@ -179,6 +181,10 @@ def backtest(
         "seasonal_naive": {**naive, "season": season},
         "rows": rows,
     }
+    shape = (len(items), len(task.channels), task.horizon, 1 + len(columns))
+    drawn = _drawn(task, items, columns, read_numbers(out, ["y", *columns]).reshape(shape), repeated)
+    keep(source, "backtest", path, found, drawn, windows=windows, step=step)
+    return found
 
 
 def _steps(
@@ -414,3 +420,95 @@ def _columns(task: Any, quantiles: str | None) -> list[str]:
             f"The model has no quantile {', '.join(lacking)}. It has {', '.join(known) or 'only a point forecast'}."
         )
     return ["mean", *wanted]
+
+
+# --- what a report draws of a backtest
+
+BANDS = (0.5, 0.8)  # shares of the values that should lie inside
+EXAMPLES, DRAWN = 6, 200  # series, and rows of each
+
+
+def _drawn(
+    task: Any, items: SeriesWindows, columns: list[str], rows: np.ndarray, repeated: np.ndarray
+) -> dict[str, Any]:
+    """Errors by step of the horizon, how often values lie below each quantile, and forecasts of some series.
+
+    Args:
+        task: of the model.
+        items: W windows.
+        columns: K columns that were written of each step, ``mean`` and quantiles.
+        rows: (W, C, H, 1 + K) what came, and these.
+        repeated: (W, H, C) seasonal naive forecasts.
+    """
+    y, levels = rows[..., 0], {float(name[1:]): rows[..., 1 + i] for i, name in enumerate(columns) if name != "mean"}
+    middle = levels.get(0.5, rows[..., 1 + columns.index("mean")])
+    scale = np.array(task.scale)[:, None]
+    errors = {"model": (middle - y) / scale, "seasonal_naive": (repeated.swapaxes(1, 2) - y) / scale}
+    known = np.isfinite(y)
+    return {
+        "steps": {name: _by_step(error) for name, error in errors.items()},
+        "calibration": [
+            [level, float((y <= quantile)[known].mean())] for level, quantile in levels.items() if known.any()
+        ],
+        "examples": _examples(items, y, middle, levels, np.abs(errors["model"])),
+    }
+
+
+def _by_step(error: np.ndarray) -> dict[str, list[float]]:
+    """Errors (W, C, H) at each of H steps, in training standard deviations; NaN of a step that was never observed."""
+    count = np.isfinite(error).sum((0, 1))
+    sums = {"mse": np.nansum(error**2, (0, 1)), "mae": np.nansum(np.abs(error), (0, 1))}
+    return {name: np.where(count, total / count.clip(1), np.nan).tolist() for name, total in sums.items()}
+
+
+def _examples(
+    items: SeriesWindows, y: np.ndarray, middle: np.ndarray, levels: dict[float, np.ndarray], errors: np.ndarray
+) -> list[dict[str, Any]]:
+    """The last forecasts of some series, from the best to the worst predicted, that do not overlap."""
+    places = [items.place(window) for window in range(len(items))]
+    windows: dict[int, list[int]] = {}
+    for window, (number, _) in enumerate(places):
+        windows.setdefault(number, []).append(window)
+    error = {
+        (number, channel): float(np.nanmean(known)) if np.isfinite(known := errors[own, channel]).any() else np.inf
+        for number, own in windows.items()
+        for channel in range(y.shape[1])
+    }
+    ranked = sorted(error, key=lambda pair: error[pair])
+    chosen = np.unique(np.linspace(0, len(ranked) - 1, EXAMPLES).round().astype(int))
+    found = []
+    for number, channel in (ranked[place] for place in chosen):
+        series, H = items.series[number], items.horizon
+        last = windows[number][-1]
+        own = [w for w in windows[number] if not (places[last][1] - places[w][1]) % H][-max(1, DRAWN // (2 * H)) :]
+        first = max(0, places[own[0]][1] - max(2 * H, DRAWN - len(own) * H))
+        end = places[last][1] + H
+        found.append(
+            {
+                "id": _name(series, channel),
+                "mae": error[number, channel],
+                "times": [_stamp(time) for time in series.times[first:end]],
+                "observed": series.values[first:end, channel].tolist(),
+                "forecasts": [
+                    {
+                        "row": places[w][1] - first,
+                        "middle": middle[w, channel].tolist(),
+                        "bands": _bands({level: part[w, channel] for level, part in levels.items()}),
+                    }
+                    for w in own
+                ],
+            }
+        )
+    return found
+
+
+def _bands(levels: dict[float, np.ndarray]) -> dict[str, list[list[float]]]:
+    """Lower and upper end (H,) of each of `BANDS` that the quantiles reach, in a straight line between them."""
+    known = sorted(levels)
+    found = {}
+    for share in BANDS:
+        ends = [0.5 - share / 2, 0.5 + share / 2]
+        if len(known) > 1 and known[0] <= ends[0] + 1e-9 and ends[1] <= known[-1] + 1e-9:
+            table = np.array([levels[level] for level in known])
+            found[f"{share:g}"] = [[float(np.interp(end, known, step)) for step in table.T] for end in ends]
+    return found

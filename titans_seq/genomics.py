@@ -238,8 +238,8 @@ def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **op
 
     def job(model: SequenceModel, course: Course) -> _Job:
         _must_be_language_model(source, model)
-        wanted = tuple(tracks) or _tracks_of(model, out)
-        if "surprise" in wanted and "surprise" not in _tracks_of(model):
+        wanted = tuple(tracks) or tracks_of(model, out)
+        if "surprise" in wanted and "surprise" not in tracks_of(model):
             raise UsageError(
                 f"{source} has no memory whose surprise is recorded, but attention or an exact matrix memory. "
                 "Give --track loglik or entropy."
@@ -254,7 +254,7 @@ def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **op
     return _read(source, path, out, reading, TrackFile, job, tracks=",".join(tracks))
 
 
-def _tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]:
+def tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]:
     """Tracks that a model has, or those of them that a file gets by itself."""
     if out is not None and out.suffix != ".parquet":
         return TRACKS[:1]

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -24,16 +24,17 @@ from titans_seq.checkpoint import (
     load_pretrained,
     save_pretrained,
 )
+from titans_seq.data.record import printable
 from titans_seq.data.windows import Items
 from titans_seq.data.write import SUFFIXES, check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, whole_folder, write_text
+from titans_seq.measured import SEEDS, Measured, keep_measured
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.recipe import Recipe, differences, load_recipe
+from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps, run_stream
 from titans_seq.training.module import fit
-
-SEEDS = "seeds.json"  # of a folder that holds a run a seed
 
 # --- what every verb needs
 
@@ -144,6 +145,7 @@ def train(
         result = {"validation": best, "seconds": round(time.monotonic() - began, 1)}
         manifest |= {
             "status": "finished",
+            "sizes": {name: facts[name] for name in ("parameters", "training_items", "validation_items", "steps")},
             "result": result,
             "model_sha256": sha256(out / "model" / "model.safetensors"),
         }
@@ -212,7 +214,7 @@ def _spread(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _report(out: Path) -> None:
-    from titans_seq.report import write_report  # on use: what draws takes a second to import
+    from titans_seq.report import write_report  # on use: the page is the run's last work
 
     write_report(out)
 
@@ -341,6 +343,33 @@ def identity(source: str, inputs: list[Path], **options: Any) -> dict[str, str]:
     """What must not change between a job and its resume."""
     sums = {f"input {path}": sha256(path) for path in inputs if path.is_file() or path.is_dir()}  # no pipe: read once
     return {"model": sha256(find(source) / "model.safetensors"), **sums, **{k: str(v) for k, v in options.items()}}
+
+
+def keep(
+    source: str,
+    verb: Literal["evaluate", "backtest"],
+    path: str,
+    found: dict[str, Any],
+    drawn: dict[str, Any],
+    **options: Any,
+) -> None:
+    """Keep what was measured in the model's run folder, where it has one, for the run's report; see `Measured`."""
+    run = find(source).parent
+    if not (run / "recipe.yaml").is_file():
+        return
+    one = Measured(
+        verb=verb,
+        path=printable(path),
+        identity={printable(k): printable(v) for k, v in identity(source, [data_file(path)], **options).items()},
+        when=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        titans_seq=__version__,
+        found=found,
+        drawn=drawn,
+    )
+    try:
+        keep_measured(run, one)
+    except EnvironmentFault as error:
+        warn(f"The report of {run} will not have this measurement: {error}")
 
 
 def finished(out: Path, overwrite: bool, resume: bool, suffixes: tuple[str, ...] = SUFFIXES) -> bool:

@@ -185,6 +185,11 @@ def decode(codes: np.ndarray) -> str:
     return str(_LETTERS[codes].tobytes(), "ascii")
 
 
+def printable(text: str) -> str:
+    """Return text whose characters that are not printable are written out: ids may hold any."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def quoted(name: str) -> str:
     """Return an id as messages show it: control characters escaped, no longer than a line."""
     return repr(name if len(name) <= 60 else name[:57] + "...")

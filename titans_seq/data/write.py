@@ -163,6 +163,20 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
         yield held + "\n"
 
 
+def read_numbers(out: Path, columns: list[str]) -> Any:
+    """Columns of numbers (rows, columns) of a file that was written by `RowFile`; NaN where there is none."""
+    import polars as pl
+
+    if out.suffix in (".csv", ".tsv"):
+        types = dict.fromkeys(columns, pl.Float64)
+        separator = "\t" if out.suffix == ".tsv" else ","
+        table = pl.read_csv(out, columns=columns, schema_overrides=types, separator=separator)
+    else:
+        read = pl.read_parquet if out.suffix == ".parquet" else pl.read_ndjson
+        table = read(out)
+    return table.select(pl.col(columns).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
+
+
 def _rows(part: Path) -> Iterator[Row]:
     with part.open("rb") as file:
         for line in file:

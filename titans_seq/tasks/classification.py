@@ -129,7 +129,7 @@ class Classification(SequenceTask):
         return {**rows, "place": scores.places(rows["p"])}
 
     def details(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The confusion matrix, ROC curves, and how often the class found is right by its probability."""
+        """The confusion matrix, curves over thresholds, and how often the class found is right by its probability."""
         p, label = rows["p"].astype(np.float64), rows["label"]
         found, one = p.argmax(1), np.ones(len(label))
         ranked = [1] if len(self.classes) == 2 else range(len(self.classes))
@@ -137,6 +137,7 @@ class Classification(SequenceTask):
             "classes": list(self.classes),
             "confusion": scores.confusion(label, found, len(self.classes), one).astype(int).tolist(),
             "roc": {self.classes[c]: scores.roc(p[:, c], label == c) for c in ranked},
+            "precision_recall": {self.classes[c]: scores.precision_recall(p[:, c], label == c) for c in ranked},
             "calibration": scores.calibration(p.max(1), found == label),
         }
 

@@ -132,9 +132,13 @@ class MultiLabel(SequenceTask):
         return {**rows, "place": scores.places(rows["p"])}
 
     def details(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The ROC curve of each label."""
+        """The ROC curve of each label, and precision by recall."""
         label = rows["label"] > 0
-        return {"roc": {name: scores.roc(rows["p"][:, c], label[:, c]) for c, name in enumerate(self.classes)}}
+        curves = {"roc": scores.roc, "precision_recall": scores.precision_recall}
+        return {
+            kind: {name: curve(rows["p"][:, c], label[:, c]) for c, name in enumerate(self.classes)}
+            for kind, curve in curves.items()
+        }
 
     @torch.no_grad()
     def columns(self, logits: Tensor) -> dict[str, list[str] | list[float]]:

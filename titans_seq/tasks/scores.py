@@ -104,6 +104,15 @@ def roc(score: Array, positive: Array, points: int = 200) -> list[list[float]]:
     return np.stack([others[kept] / others[-1], hits[kept] / hits[-1]], 1).round(6).tolist()
 
 
+def precision_recall(score: Array, positive: Array, points: int = 200) -> list[list[float]]:
+    """Recall and precision above a threshold, from the highest threshold down, in at most so many points."""
+    hits, others = curve(places(score), positive, np.ones(len(score)))
+    if not hits[-1]:
+        return []
+    kept = np.unique(np.linspace(1, len(hits) - 1, points).round().astype(int))
+    return np.stack([hits[kept] / hits[-1], hits[kept] / (hits[kept] + others[kept])], 1).round(6).tolist()
+
+
 def calibration(p: Array, right: Array, bins: int = 10) -> list[list[float]]:
     """Mean probability, share of right rows and number of rows, for equally full bins of probabilities p (n,)."""
     parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))

@@ -140,6 +140,11 @@ class Segmentation(SequenceTask):
         """The confusion matrix, in bases."""
         return {"classes": list(self.classes), "confusion": rows["counts"].sum(0).astype(int).tolist()}
 
+    def target_tracks(self, target: np.ndarray) -> np.ndarray:
+        """What `tracks` would give if all were right, (n,) → (C, n); NaN where there is no label."""
+        there = (target != NOWHERE)[None]
+        return np.where(there, target == np.arange(len(self.classes))[:, None], np.nan)
+
     @torch.no_grad()
     def tracks(self, output: Tensor) -> Tensor:
         """Values of `track_names`, (B, n, C) → (B, C, n): a probability a class."""

@@ -135,6 +135,10 @@ class Tracks(SequenceTask):
             found["poisson_loss"] = float((weight @ rows["poisson"]).sum() / sums[:, 0].sum())
         return found
 
+    def target_tracks(self, target: np.ndarray) -> np.ndarray:
+        """What `tracks` would give if all were right, (n, K) → (K, n); NaN where it is not known."""
+        return (target * np.array(self.scale) + np.array(self.location)).T
+
     @torch.no_grad()
     def tracks(self, output: Tensor) -> Tensor:
         """Values of `track_names` in their own unit, (B, n, K) → (B, K, n)."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from titans_seq.data.compressed import shown
-from titans_seq.data.record import Judge
+from titans_seq.data.record import Judge, printable
 
 _SHOWN = 10  # rows of a list, and sentences, that the text form gives; JSON has all
 _TITLES = {
@@ -62,7 +62,7 @@ class Audit:
     def text(self) -> str:
         """Return the audit as aligned lines to read."""
         width = max((len(_title(name)) for name, value in self.facts.items() if not _is_table(value)), default=0)
-        lines = [f"{_clean(self.path)}: {self.kind}"]
+        lines = [f"{printable(self.path)}: {self.kind}"]
         for name, value in self.facts.items():
             if _is_table(value):
                 lines += ["", _title(name), *(f"  {line}" for line in _table(_rows(value)))] if value else []
@@ -74,19 +74,14 @@ class Audit:
             ("notes", self.notes),
         ):
             if found:
-                lines += ["", title, *(f"  - {_clean(line)}" for line in found[:_SHOWN])]
+                lines += ["", title, *(f"  - {printable(line)}" for line in found[:_SHOWN])]
                 lines += [f"  and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []
         notes = f"; notes: {len(self.notes):,}" if self.notes else ""
         return "\n".join([*lines, "", f"no problem found{notes}"] if self.sound else lines)
 
 
-def _clean(text: str) -> str:
-    """Escape what is not printable: ids may hold anything, a terminal should not obey it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def _title(name: str) -> str:
-    return _TITLES.get(name, _clean(name.replace("_", " ")))
+    return _TITLES.get(name, printable(name.replace("_", " ")))
 
 
 def _cell(name: str, value: Any) -> str:
@@ -98,7 +93,7 @@ def _cell(name: str, value: Any) -> str:
         if name.endswith("share") or name == "gc_spread":
             return f"{100 * value:.3g} %"
         return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
-    text = _clean(str(value))
+    text = printable(str(value))
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
