@@ -17,6 +17,7 @@ from titans_seq.files import must_be_new, to_json, write_text
 from titans_seq.genomics import predict
 from titans_seq.progress import Progress
 from titans_seq.recipe import Recipe, load_recipe
+from titans_seq.report import write_report
 from titans_seq.report.plots import forecast_plot, likelihood_plot
 from titans_seq.resources import data_file
 from titans_seq.run import prepare, train
@@ -70,6 +71,11 @@ class Bench(NamedTuple):
         recipe = recipe.model_copy(update={"threads": self.threads or recipe.threads, "start_from": begin})
         train(recipe, run, device=self.device, overwrite=True)
         return recipe
+
+    def report(self, run: Path) -> None:
+        """Write the page of a run anew."""
+        self.tell("Write the run's page anew, with what was measured.", "report", run)
+        write_report(run)
 
 
 def demo(
@@ -125,6 +131,7 @@ def _genomics(bench: Bench) -> dict[str, Any]:
     bench.tell(what, "genomics", "evaluate", model, NEW_WINDOWS, "--both-strands", "--out", scores)
     found = evaluate(model, NEW_WINDOWS, both_strands=True, **bench.options)
     write_text(scores, to_json(found))
+    bench.report(classifier)
     return found
 
 
@@ -163,6 +170,7 @@ def _weather(bench: Bench) -> dict[str, Any]:
     bench.tell(what, "forecast", "backtest", run, WEATHER, "--windows", days, "--out", file)
     found = forecast.backtest(str(run), WEATHER, file, windows=days, overwrite=True, **bench.options)
     write_text(scores, to_json(found))
+    bench.report(run)
     what = "Forecast the 24 hours after the table's end."
     bench.tell(what, "forecast", "predict", run, WEATHER, "--out", future)
     forecast.predict(str(run), WEATHER, future, overwrite=True, **bench.options)

@@ -21,7 +21,6 @@ from titans_seq.report.plots import (
     mutation_plot,
     scaling_plot,
     scores_plot,
-    training_curve,
 )
 
 NAMES = ["temperature", "$\\frac{", "a\x00b\nc", "温度", "x" * 10_000, "<b>"]
@@ -131,15 +130,6 @@ def test_a_column_of_several_positions_shows_the_strongest_change() -> None:
     values = np.array([[0, 1, np.nan], [-3, 0.5, np.nan], [2, np.nan, np.nan], [1, -1, 4]])
     np.testing.assert_array_equal(_strongest(values, 3), [[-3, 1, np.nan], [1, -1, 4]])
     np.testing.assert_array_equal(_strongest(values, 1), values)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 400])
-def test_training_curve_of_any_length(tmp_path: Path, steps: int) -> None:
-    lines = ["step,train_loss,validation_mcc"]
-    lines += [f"{s},{1 / s + 0.1},{'' if s % 50 and s < steps else 1 - 1 / s}" for s in range(1, steps + 1)]
-    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
-    training_curve(tmp_path / "metrics.csv", tmp_path / "a.png", monitor="mcc", sign=1)
-    shown(tmp_path / "a.png")
 
 
 def test_sizes_and_what_grows_with_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands of no field: ``demo``, ``run``, ``doctor``; and what audits of both fields share."""
+"""Commands of no field: ``demo``, ``run``, ``report``, ``doctor``; and what audits of both fields share."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,6 +78,28 @@ def register(app: typer.Typer) -> None:
             device=device,
             dry_run=dry_run,
         )
+
+    @command(app)
+    def report(
+        run: Annotated[Path, typer.Argument(help="Run folder, or one of several seeds.")],
+        out: Annotated[Path | None, typer.Option(help="The page; report.html in RUN if not given.")] = None,
+        audit: Annotated[
+            list[Path] | None,
+            typer.Option(metavar="FILE", help="Show this audit too, beside RUN/audit*.json; may be repeated."),
+        ] = None,
+        overwrite: Overwrite = False,
+    ) -> Any:
+        """Write a page of a run: data, curves, what evaluate or backtest measured, audits, how to repeat it.
+
+        Example: titans-seq report runs/promoters --audit audit.json --out promoters.html
+        """
+        from titans_seq.errors import UsageError
+        from titans_seq.report import write_report
+
+        if out is not None and out.suffix not in (".html", ".htm"):
+            raise UsageError(f"{out} should end in .html.")
+        check_new(out, overwrite)
+        return write_report(run, out, audit or ())
 
     @command(app)
     def doctor() -> Any:

@@ -1,157 +1,180 @@
-"""``report.html``: what a run was, how well it did and how to use it, in one file that needs nothing else."""
+"""``report.html``: what a run was, how well it did and how to repeat it, in one file that needs nothing else.
+
+The page may load nothing and run nothing but its own script, which its content security policy names by its sum;
+whatever names the data bring are escaped besides.
+"""
 
 import base64
+import hashlib
 import json
 import shlex
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
 from titans_seq.checkpoint import load_config
+from titans_seq.data.audit.found import Audit
+from titans_seq.errors import InputError, ModelError, UsageError
 from titans_seq.files import write_text
-from titans_seq.report.plots import training_curve
+from titans_seq.measured import SEEDS, kept_measured
+from titans_seq.report.html import (
+    code,
+    facts,
+    flat,
+    folded,
+    listed,
+    name,
+    paragraph,
+    section,
+)
+from titans_seq.report.measurements import measurement
+from titans_seq.report.trained import curves, lead, seeds, trained, validation
 
-STYLE = """
-body { max-width: 46rem; margin: 0 auto; padding: 1rem; font: 16px/1.55 system-ui, sans-serif; color: #1f2933; }
-h1 { font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; margin: .5rem 0; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; border-bottom: 2px solid #e4e7eb; padding-bottom: .25rem; }
-p.lead { color: #52606d; margin: 0; }
-table { border-collapse: collapse; width: 100%; table-layout: fixed; font-size: .93rem; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid #e4e7eb; }
-th, td { overflow-wrap: anywhere; }
-th { font-weight: 500; color: #52606d; width: 42%; }
-td small { color: #7b8794; display: block; }
-tr.chosen th, tr.chosen td { font-weight: 700; color: #1f2933; }
-img { max-width: 100%; height: auto; }
-pre { background: #f5f7fa; padding: .75rem; border-radius: .4rem; font-size: .82rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-summary { cursor: pointer; color: #52606d; margin-top: 1rem; }
-"""
-
-# What a reader should know of a number; a metric without a line here is shown by its name alone.
-MEANINGS = {
-    "accuracy": "share of the rows whose label is right",
-    "mcc": "Matthews correlation: 1 is perfect, 0 is chance",
-    "f1": "F1, mean over the classes",
-    "weighted_log_loss": "log loss with the classes' weights, in nats",
-    "balanced_accuracy": "mean over the classes of the share of each that is found",
-    "auprc": "average precision: 1 is perfect, chance is the share of positive rows",
-    "exact_match": "share of the rows of which all labels are right",
-    "f1_micro": "F1 over all labels of all rows",
-    "pearson": "correlation with the labels: 1 is perfect, 0 is chance",
-    "spearman": "correlation of the ranks",
-    "r2": "share of the labels' variance that is explained",
-    "poisson_loss": "f - y ln f, less is better",
-    "auroc": "area under the ROC curve: 1 is perfect, 0.5 is chance",
-    "log_loss": "nats a row; less is better",
-    "bits_per_nt": "bits a nucleotide; less is better, 2 knows nothing",
-    "perplexity": "2 to the power of the bits; 4 knows nothing",
-    "scored_bases": "bases A, C, G, T that were predicted",
-    "loss": "training loss on the validation data; less is better",
-    "mse": "mean squared error, in squared training standard deviations",
-    "mae": "mean absolute error, in training standard deviations",
-    "wql": "weighted quantile loss; less is better",
-    "coverage_80": "share of the values inside the 80 % band; 0.8 is right",
-    "windows": "forecast windows",
-    "step": "step whose weights were kept",
+SHOWN = 6  # measurements that are not folded
+LISTED = 40  # findings of an audit
+MEASURE = {
+    "genomics": "titans-seq genomics evaluate {run} TEST.csv",
+    "forecast": "titans-seq forecast backtest {run} TABLE.csv --windows 30 --out backtest.csv",
 }
 
 
-def write_report(run: Path) -> None:
-    """Write ``report.html`` into a finished run folder; it is self-contained and asks nothing of the network.
+def write_report(run: Path, out: Path | None = None, audits: Sequence[Path] = ()) -> dict[str, Any]:
+    """Write the page of a finished run; it is self-contained and asks nothing of the network.
+
+    It shows what lies in the run folder: the recipe, the manifest, ``metrics.csv``, what `evaluate` and `backtest`
+    measured, and audits as ``audit*.json``. No model is computed.
 
     Args:
-        run: a run folder with ``recipe.yaml``, ``manifest.json``, ``metrics.csv`` and ``model/``.
+        run: a run folder, or one of several seeds, whose best run is shown.
+        out: the page; ``report.html`` in the run folder if None.
+        audits: more files that ``audit --out`` wrote.
+
+    Returns:
+        The page's path, and how many measurements and audits are in it.
 
     Raises:
-        ModelError: if ``model/`` is damaged.
+        ModelError: if it is no run folder, is not finished, or ``model/`` is damaged.
+        InputError: if an audit or a measurement is none.
     """
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    _, backbone, task = load_config(str(run))
-    monitor, sign = task.monitor
-    settings = {**recipe, "backbone": backbone.model_dump(mode="json")}
-    sums = {f"SHA-256 of {Path(path).name}": value for path, value in manifest["data_sha256"].items()}
-    data = {**settings.pop("data"), **sums}
-    about = manifest["result"]
+    best, several = _best(run)
+    manifest = _manifest(best)
+    _, backbone, task = load_config(str(best))
+    measured = [m for folder in dict.fromkeys((run, best)) for m in kept_measured(folder, manifest["model_sha256"])]
+    files = [*sorted(run.glob("audit*.json")), *audits]
+    recipe_text = (best / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(recipe_text)
+    title = run.resolve().name
+    read = manifest["data_sha256"]
+    held_out = bool(recipe["data"].get("test"))
+    told = [measurement(m, str(run), task.field, read, held_out) for m in measured]
     body = [
-        f"<h1>{escape(run.resolve().name)}</h1>",
-        f'<p class="lead">{escape(task.kind.replace("_", " "))}, trained in {_seconds(about["seconds"])}, '
-        f"{escape(manifest['began'][:10])}</p>",
-        "<h2>Best on the validation data</h2>",
-        _metrics(about["validation"], monitor),
-        "<h2>Training</h2>",
-        _picture(run, monitor, sign),
-        "<h2>Use it</h2>",
-        f"<pre>{escape(_commands(run, task.field, manifest['data_sha256']))}</pre>",
-        "<h2>Data</h2>",
-        _table(data),
-        "<h2>Settings</h2>",
-        f"<details><summary>All of them, as in recipe.yaml</summary>{_table(settings)}</details>",
-        "<h2>Where it ran</h2>",
-        _table({k: v for k, v in manifest.items() if k not in ("data_sha256", "result", "schema_version")}),
+        f"<header><h1>{name(title)}</h1>{paragraph(lead(task, manifest), 'lead')}</header>",
+        section("What was trained on what", trained(manifest, recipe, backbone, task)),
+        section("How well it does", *_measured(told, run, task.field)),
+        section("Training", validation(manifest, task), curves(best / "metrics.csv", task)),
+        section("Seeds", seeds(several)),
+        section("Audit of the data", *map(_audit, files)),
+        section("Use it", code(_commands(run, task.field, read))),
+        section("Repeat it", *_repeat(best, manifest, recipe_text)),
     ]
-    write_text(run / "report.html", _page(run.resolve().name, "\n".join(body)))
+    page = out or run / "report.html"
+    write_text(page, _page(title, "\n".join(part for part in body if part)))
+    return {"report": str(page), "measurements": len(measured), "audits": len(files)}
+
+
+def _best(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The run to show, and what several seeds found, if this is a folder of these."""
+    if not run.is_dir():
+        raise UsageError(f"{run} is no folder. Give the run folder that a training command wrote.")
+    if not (run / SEEDS).is_file():
+        return run, {}
+    found: dict[str, Any] = json.loads((run / SEEDS).read_text(encoding="utf-8"))
+    if "best" not in found:
+        raise ModelError(f"{run} holds seeds of which not all are finished. Finish them with --resume.")
+    return run / found["best"], found
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    file = run / "manifest.json"
+    if not file.is_file() or not (run / "recipe.yaml").is_file():
+        raise ModelError(
+            f"{run} is no run folder: it lacks manifest.json or recipe.yaml. Give one that training wrote."
+        )
+    manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if manifest["status"] != "finished":
+        raise ModelError(f"{run} is a run that is not finished. Finish it with --resume, then report on it.")
+    return manifest
 
 
 def _page(title: str, body: str) -> str:
+    style, script = (Path(__file__).with_name(part).read_text(encoding="utf-8") for part in ("page.css", "track.js"))
+    script = script if 'class="track"' in body else ""
+    sources = {"style": style, "script": script}
+    allowed = "; ".join(f"{kind}-src {_sum(text)}" for kind, text in sources.items() if text)
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{name(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        + (f"<script>{script}</script>\n" if script else "")
+        + "</body>\n</html>\n"
     )
 
 
-def _seconds(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+def _sum(source: str) -> str:
+    """What a content security policy calls an inline source by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def _number(value: float | None) -> str:
-    if value is None:  # as the manifest has what is not finite
-        return "not finite"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
+# --- how well it does
 
 
-def _metrics(scores: dict[str, float], chosen: str) -> str:
-    rows = []
-    for name in sorted(scores, key=lambda name: name != chosen):  # what chose the weights comes first
-        mark = ' class="chosen"' if name == chosen else ""
-        meaning = f"<small>{escape(MEANINGS[name])}</small>" if name in MEANINGS else ""
-        shown = escape(name.replace("_", " "))
-        rows.append(f"<tr{mark}><th>{shown}</th><td>{_number(scores[name])}{meaning}</td></tr>")
-    return f"<table>{''.join(rows)}</table>"
+def _measured(told: list[str], run: Path, field: str) -> list[str]:
+    if told:
+        return [*told[:SHOWN], folded("Earlier measurements", "\n".join(told[SHOWN:]))]
+    command = MEASURE[field].format(run=shlex.quote(str(run)))
+    again = f"titans-seq report {shlex.quote(str(run))}"
+    return [
+        paragraph("Nothing was measured yet on data that the run did not see. This does, and shows it here:"),
+        code(f"{command}\n{again}"),
+    ]
 
 
-def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Keys of a nested mapping with dots between, and their values as text; what is not set is left out."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        elif isinstance(value, list):
-            yield f"{before}{key}", " ".join(map(str, value))
-        elif value is not None:
-            yield f"{before}{key}", str(value)
+# --- audits
 
 
-def _table(values: dict[str, Any]) -> str:
-    rows = (f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in _flat(values))
-    return f"<table>{''.join(rows)}</table>"
+def _audit(file: Path) -> str:
+    """What ``genomics audit`` or ``forecast audit`` found."""
+    audit = _read_audit(file)
+    verdict = "No problem and no leak was found." if audit.sound else ""
+    parts = [f"<h3>{name(audit.path)} ({name(audit.kind)})</h3>", paragraph(verdict)]
+    for title, found in (
+        ("Leaks and conflicts between splits: these make a test score too good, or meaningless", audit.leaks),
+        ("Problems: training refuses these", audit.problems),
+        ("Notes", audit.notes),
+    ):
+        if found:
+            parts += [f"<h4>{title}</h4>", listed(found, LISTED)]
+    return f"<article>{''.join(parts)}{folded('All that was found', code(audit.text()))}</article>"
 
 
-def _picture(run: Path, monitor: str, sign: int) -> str:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "curve.png"
-        training_curve(run / "metrics.csv", file, monitor=monitor, sign=sign)
-        data = base64.b64encode(file.read_bytes()).decode()
-    alt = f"Training loss, and {monitor.replace('_', ' ')} on the validation data, by step."
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+def _read_audit(file: Path) -> Audit:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        lists = {key: tuple(map(str, found[key])) for key in ("problems", "leaks", "notes")}
+        audit = Audit(str(found["path"]), str(found["kind"]), dict(found["facts"]), **lists)
+        audit.text()
+    except FileNotFoundError:
+        raise UsageError(f"{file} does not exist.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise InputError(f"{file} is no audit. Give what `audit --out FILE.json` wrote.") from None
+    return audit
+
+
+# --- use and repeat
 
 
 def _commands(run: Path, field: str, files: dict[str, str]) -> str:
@@ -172,10 +195,22 @@ def _commands(run: Path, field: str, files: dict[str, str]) -> str:
         [
             *own[field],
             f"titans-seq models show {folder}",
-            f"titans-seq run {shlex.quote(str(run / 'recipe.yaml'))} --out runs/again",
             "",
             "# in Python",
             "from titans_seq import load_pretrained",
             f"model = load_pretrained({str(run / 'model')!r})",
         ]
     )
+
+
+def _repeat(run: Path, manifest: dict[str, Any], recipe: str) -> list[str]:
+    sums = [(path, f"<code>{name(value)}</code>") for path, value in manifest["data_sha256"].items()]
+    sums.append(("model/model.safetensors", f"<code>{name(manifest['model_sha256'])}</code>"))
+    again = f"titans-seq run {shlex.quote(str(run / 'recipe.yaml'))} --out runs/again"
+    return [
+        paragraph("The run was begun by this command. Its recipe holds every setting, and repeats it:"),
+        code(f"{shlex.join(manifest['command'])}\n{again}"),
+        folded("recipe.yaml", code(recipe)),
+        folded("SHA-256 of what was read, and of the weights", facts(sums)),
+        folded("manifest.json", facts(flat({k: v for k, v in manifest.items() if k != "data_sha256"}))),
+    ]

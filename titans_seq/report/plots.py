@@ -1,6 +1,5 @@
-"""Pictures of runs and predictions, as PNG files. matplotlib's objects alone: no window system, no global state."""
+"""Pictures of predictions and scores, as PNG files. matplotlib's objects alone: no window system, no global state."""
 
-import csv
 import datetime
 import math
 import warnings
@@ -60,55 +59,6 @@ def _save(figure: Figure, out: Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # an id in a script the font lacks: boxes will do
         with whole_file(out) as draft:
             figure.savefig(draft, dpi=DPI, format="png")
-
-
-# --- a run
-
-
-def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over ``width`` neighbours, over fewer at the ends."""
-    kernel = np.ones(width)
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
-
-
-def _column(rows: list[dict[str, str]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the rows that have the column."""
-    found = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-    steps, values = zip(*found, strict=True) if found else ((), ())
-    return np.array(steps, int), np.array(values, float)
-
-
-def training_curve(metrics: Path, out: Path, *, monitor: str, sign: int) -> None:
-    """Draw the training loss, smoothed, and below it the validation metric that chose the weights.
-
-    Args:
-        metrics: ``metrics.csv`` of a run.
-        out: PNG to write.
-        monitor: name of the metric.
-        sign: 1 if more of it is better, -1 if less is.
-    """
-    with metrics.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    figure = _figure(5.8, 4.4)
-    above, below = figure.subplots(2, 1, sharex=True)
-    steps, loss = _column(rows, "train_loss")
-    width = max(1, len(loss) // 12)
-    dots = "o" if len(loss) < 3 else None
-    if width > 1:
-        above.plot(steps, loss, color=BLUE, alpha=0.3, linewidth=1, label="each logged step")
-    name = f"mean of {width} logged steps" if width > 1 else "each logged step"
-    above.plot(steps, _running_mean(loss, width), color=BLUE, linewidth=2, marker=dots, label=name)
-    steps, score = _column(rows, f"validation_{monitor}")
-    below.plot(steps, score, color=ORANGE, linewidth=2, marker="o", markersize=3.5, label="validation")
-    if len(score):
-        best = int(np.argmax(sign * score))
-        text = f"best, {score[best]:.4g} at step {steps[best]:,}: the weights kept"
-        below.plot(steps[best], score[best], "o", markersize=9, fillstyle="none", color=INK, label=text)
-    _named(above, "", "training loss")
-    _named(below, "step", monitor.replace("_", " "))
-    for axes in (above, below):
-        axes.legend(fontsize=8.5, frameon=False)
-    _save(figure, out)
 
 
 # --- forecasts

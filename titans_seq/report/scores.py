@@ -24,15 +24,22 @@ def score_table(found: Mapping[str, Any]) -> str:
 
 
 def _part(found: Mapping[str, Any], title: str) -> str:
+    return "\n".join([*_aligned(score_rows(found, title)), *lead_lines(found)])
+
+
+def score_rows(found: Mapping[str, Any], title: str) -> list[list[str]]:
+    """Scores of a part as cells: a head with ``title`` and the models, and a row a score with its intervals."""
     models = [name for name in found if name not in _OF_PART]
     scores = list(dict.fromkeys(score for name in models for score in found[name]))
     rows = [[title, *map(_words, models)]]
     for score in scores:
         rows.append([_words(score), *(_cell(found, name, score) for name in models)])
-    lines = _aligned(rows)
-    for name, lead in found.get("lead", {}).items():
-        lines += _lead(lead, name)
-    return "\n".join(lines)
+    return rows
+
+
+def lead_lines(found: Mapping[str, Any]) -> list[str]:
+    """For each baseline, in words, where the model differs from it by more than chance."""
+    return [line for name, lead in found.get("lead", {}).items() for line in _lead(lead, name)]
 
 
 def _lead(lead: Mapping[str, Sequence[float]], name: str) -> list[str]:
@@ -52,22 +59,31 @@ def _sign(bounds: Sequence[float]) -> int:
 
 
 def _chromosomes(found: Mapping[str, Any]) -> str:
-    """A line a chromosome, a column a score of the model."""
+    return "\n".join(_aligned(chromosome_rows(found)))
+
+
+def chromosome_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Scores of the model by chromosome as cells: a row each, a column a score."""
     scores = list(dict.fromkeys(score for part in found.values() for score in part["model"]))
     rows = [["chromosome", "items", *map(_words, scores)]]
     for name, part in found.items():
         rows.append([name, f"{part['items']:,}", *(_number(part["model"].get(score)) for score in scores)])
-    return "\n".join(_aligned(rows))
+    return rows
 
 
 def seeds_table(found: Mapping[str, Any]) -> str:
     """What `titans_seq.run.train_seeds` found: mean, least and largest of every validation metric, and who is best."""
+    chosen = f"{found['best']} is best by {_words(found['chosen_by'])} and handed on as {found['model']}."
+    return "\n".join([*_aligned(seed_rows(found)), chosen])
+
+
+def seed_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Validation metrics over seeds as cells: mean, least, largest, and those of each run."""
     rows = [["validation", "mean", "least", "largest", *found["seeds"]]]
     for score, spread in found["validation"].items():
         runs = (run[score] for run in found["seeds"].values())
         rows.append([_words(score), *map(_number, (*spread.values(), *runs))])
-    chosen = f"{found['best']} is best by {_words(found['chosen_by'])} and handed on as {found['model']}."
-    return "\n".join([*_aligned(rows), chosen])
+    return rows
 
 
 def _words(name: str) -> str:
