@@ -18,6 +18,7 @@ from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row, read_numbers
 from titans_seq.errors import InputError, ModelError, UsageError, warn
+from titans_seq.memory import NeuralMemory, recorded_surprise, taken_surprise
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
 from titans_seq.run import about, check_state_files, dry, finished, identity, keep, load, reading_of, write
@@ -183,6 +184,8 @@ def backtest(
     }
     shape = (len(items), len(task.channels), task.horizon, 1 + len(columns))
     drawn = _drawn(task, items, columns, read_numbers(out, ["y", *columns]).reshape(shape), repeated)
+    if streams is not None:
+        drawn["surprise"] = _surprise(model, series[0])
     keep(source, "backtest", path, found, drawn, windows=windows, step=step)
     return found
 
@@ -426,6 +429,7 @@ def _columns(task: Any, quantiles: str | None) -> list[str]:
 
 BANDS = (0.5, 0.8)  # shares of the values that should lie inside
 EXAMPLES, DRAWN = 6, 200  # series, and rows of each
+PATCHES = 2000  # along which the memory's surprise is drawn
 
 
 def _drawn(
@@ -512,3 +516,22 @@ def _bands(levels: dict[float, np.ndarray]) -> dict[str, list[list[float]]]:
             table = np.array([levels[level] for level in known])
             found[f"{share:g}"] = [[float(np.interp(end, known, step)) for step in table.T] for end in ends]
     return found
+
+
+def _surprise(model: SequenceModel, series: Series) -> dict[str, Any]:
+    """How strongly the memory had to change with each of a series' last patches, read from an empty memory."""
+    patch, reader = model.task.patch, Forecaster(model)
+    if not any(isinstance(module, NeuralMemory) for module in model.modules()):
+        return {}
+    first = max(0, len(series) - 1 - PATCHES * patch)
+    with recorded_surprise(model) as seen:
+        reader.update(series.values[first:])
+        if not any(seen):
+            return {}
+        values = taken_surprise(seen).mean(0).tolist()
+    ends = range(first + patch - 1, len(series), patch)
+    return {
+        "id": series.id,
+        "times": [_stamp(series.times[row]) for row, _ in zip(ends, values, strict=False)],
+        "values": values,
+    }

@@ -30,18 +30,15 @@ class Measured(Choice):
     found: dict[str, Any] = Field(description="What the command reported.")
     drawn: dict[str, Any] = Field(
         default={},
-        description="evaluate: `region`, tracks along a sequence. backtest: `steps`, `calibration`, `examples`.",
+        description="evaluate: `region`, tracks along a sequence. backtest: `steps`, `calibration`, `examples`, and"
+        " of a model that reads streams `surprise`.",
     )
 
 
 def keep_measured(run: Path, measured: Measured) -> Path:
     """Write a measurement into a run folder; returns its file."""
     told = f"{measured.path} {sorted(measured.identity.items())}"
-    file = (
-        run
-        / FOLDER
-        / f"{measured.verb}-{hashlib.sha256(told.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.json"
-    )
+    file = run / FOLDER / f"{measured.verb}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.json"
     write_text(file, to_json(measured.model_dump(mode="json"), indent=None))
     return file
 

@@ -209,6 +209,14 @@ def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
             memory.surprise = None
 
 
+def taken_surprise(seen: list[list[Tensor]]) -> Tensor:
+    """Take from `recorded_surprise` that of what was read since the last call: (B, T), mean over heads and blocks."""
+    surprise = torch.stack([torch.cat(calls, -1).mean(1) for calls in seen]).mean(0)
+    for calls in seen:
+        calls.clear()
+    return surprise
+
+
 def in_full(logits: Tensor) -> Tensor:
     """Logits of gates in float32, or float64, under autocast too."""
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -87,7 +87,7 @@ def measured(titans: Call, models: Models, tiny: Tiny, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("measured")
     runs = Models(*(folder / kind for kind in Models._fields))
     for old, new in zip(models, runs, strict=True):
-        shutil.copytree(old, new)
+        shutil.copytree(old, new, ignore=shutil.ignore_patterns(FOLDER))
     few = ("--resamples", "20")
     titans("genomics", "evaluate", runs.language, tiny.fasta, *few)
     titans("genomics", "evaluate", runs.classifier, tiny.table, "--both-strands", *few)
@@ -260,7 +260,7 @@ def test_where_nothing_can_be_kept_the_measurement_is_made_all_the_same(
     shutil.copytree(models.classifier / "model", tmp_path / "alone")  # a checkpoint, no run
     titans("genomics", "evaluate", tmp_path / "alone", tiny.table, "--resamples", 0)
     assert [entry.name for entry in tmp_path.iterdir()] == ["alone"]
-    shutil.copytree(models.classifier, tmp_path / "run")
+    shutil.copytree(models.classifier, tmp_path / "run", ignore=shutil.ignore_patterns(FOLDER))
     (tmp_path / "run" / FOLDER).write_text("in the way")
     result = titans("genomics", "evaluate", tmp_path / "run", tiny.table, "--resamples", 0)
     assert "will not have this measurement" in result.stderr and "accuracy" in result.stdout

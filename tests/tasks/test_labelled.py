@@ -293,3 +293,16 @@ def test_numbers_of_another_reader_are_taken_as_they_are() -> None:
     whole = np.concatenate([task.target(row, "") for row in rows])
     np.testing.assert_allclose(whole.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(whole.std(0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES.values() if case.task.along], ids=lambda c: c.task.kind)
+def test_tracks_of_a_target_are_what_perfect_answers_give(case: Case) -> None:
+    task, _, targets = fitted(case)
+    for target in targets:
+        known = torch.from_numpy(np.nan_to_num(target))
+        if task.kind == "segmentation":
+            perfect = 1e3 * torch.nn.functional.one_hot(known, len(task.classes)).float()
+        else:
+            perfect = known.expm1().log() if task.objective == "poisson" else known
+        found = np.where(np.isnan(tracks := task.target_tracks(target)), np.nan, task.tracks(perfect[None])[0])
+        np.testing.assert_allclose(found, tracks, rtol=1e-5, atol=1e-6)  # softplus and back, in float32

@@ -72,6 +72,15 @@ def test_a_curve_is_thinned_and_keeps_its_ends() -> None:
     assert len(points) == 50 and points[0] == [0, 0] and points[-1] == [1, 1]
 
 
+def test_precision_by_recall_is_that_of_scikit_learn() -> None:
+    positive, score = RNG.random(150) < 0.3, RNG.integers(0, 40, 150).astype(float)
+    precision, recall, _ = metrics.precision_recall_curve(positive, score)
+    found = np.array(scores.precision_recall(score, positive))
+    np.testing.assert_allclose(found[::-1], np.stack([recall, precision], 1)[:-1], atol=1e-6)  # six digits are kept
+    assert scores.precision_recall(score, positive, 10)[-1] == found[-1].tolist()
+    assert scores.precision_recall(score, np.zeros(150, bool)) == []
+
+
 def test_calibration_is_share_by_probability() -> None:
     p = np.repeat([0.6, 0.9], 50)
     right = np.concatenate([np.arange(50) < 20, np.arange(50) < 45])

@@ -290,6 +290,7 @@ def _backtest(one: Measured, held_out: bool) -> list[str]:
         table(["", "model", season][: 1 + len(models)], rows),
         svg.charts(*figures),
         "<h4>Forecasts and what came</h4>" + svg.charts(*examples) if examples else "",
+        _surprise(drawn.get("surprise")),
     ]
 
 
@@ -332,6 +333,24 @@ def _forecast(example: Mapping[str, Any]) -> str:
         chart.line([(one["row"] + h, v) for h, v in enumerate(one["middle"])], "c0", "forecast")
     chart.line(list(enumerate(observed)), "ink", "observed")
     return chart.svg(f"{example['id']}: mean absolute error {number(example['mae'])} of its spread")
+
+
+def _surprise(found: Mapping[str, Any] | None) -> str:
+    """The memory's surprise along a series, a value a patch."""
+    if not found:
+        return ""
+    values, times = found["values"], found["times"]
+    chart = svg.Chart((0, max(1, len(values) - 1)), svg.spread(values), ("", "norm of the gradient"), _dates(times))
+    means = _means(values)
+    if len(values) > 2 * BINS:
+        chart.line(list(enumerate(values)), "c0 thin", "each patch")
+        step = len(values) / len(means)
+        chart.line([((i + 0.5) * step, v) for i, v in enumerate(means)], "c0", "mean of stretches")
+    else:
+        chart.line(list(enumerate(values)), "c0", "each patch")
+    note = "How strongly the memory had to change with each patch of rows: high where the series was new to it."
+    title = f"The memory's surprise along {found['id'] or 'the series'}"
+    return f"<h4>{name(title)}</h4>{paragraph(note, 'note')}{svg.charts(chart.svg(title))}"
 
 
 def _dates(times: Sequence[str], count: int = 3) -> list[tuple[float, str]]:

@@ -18,7 +18,7 @@ from titans_seq.data.record import quoted
 from titans_seq.data.reset import Reset
 from titans_seq.data.windows import BEGIN, N, padded, reverse_complement
 from titans_seq.errors import NumericFault
-from titans_seq.memory import recorded_surprise
+from titans_seq.memory import recorded_surprise, taken_surprise
 from titans_seq.memory_state import MemoryState
 from titans_seq.stream import Point, Steps, must_be_finite, not_finite
 from titans_seq.tasks.pooling import Embedder
@@ -513,10 +513,7 @@ def _positions(
 
 def _met(seen: list[list[Tensor]], word: int) -> Tensor:
     """Surprise (B, T) of what was read since the last call: the mean over heads and blocks, a base that of its word."""
-    surprise = torch.stack([torch.cat(calls, -1).mean(1) for calls in seen]).mean(0)
-    for calls in seen:
-        calls.clear()
-    return surprise.repeat_interleave(word, 1)
+    return taken_surprise(seen).repeat_interleave(word, 1)
 
 
 @torch.inference_mode()
