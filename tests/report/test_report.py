@@ -131,7 +131,7 @@ def test_page_tells_scores_settings_versions_and_commands(models: Models, kind: 
         ("language", ["interpolated markov", "95% intervals of 20", "Along r0, positions 1 to 200", "trained on this"]),
         ("classifier", ["majority class", "kmer logistic", "Confusion", "ROC", "recall", "Calibration", "exact"]),
         ("wide", ["seasonal naive", "2 forecasts of 4 rows", "error by step", "80% band", "held no rows out"]),
-        ("long", ["seasonal naive", "Calibration", "x: mean absolute error", "No problem and no leak"]),
+        ("long", ["seasonal naive", "Calibration", "x: MAE", "No problem and no leak"]),
     ],
 )
 def test_page_shows_what_was_measured(measured: Models, kind: str, told: list[str]) -> None:

@@ -332,7 +332,7 @@ def _forecast(example: Mapping[str, Any]) -> str:
         chart.upright(one["row"] - 0.5, "faint dashed", "issued")
         chart.line([(one["row"] + h, v) for h, v in enumerate(one["middle"])], "c0", "forecast")
     chart.line(list(enumerate(observed)), "ink", "observed")
-    return chart.svg(f"{example['id']}: mean absolute error {number(example['mae'])} of its spread")
+    return chart.svg(f"{example['id']}: MAE {number(example['mae'])}")
 
 
 def _surprise(found: Mapping[str, Any] | None) -> str:
@@ -349,8 +349,8 @@ def _surprise(found: Mapping[str, Any] | None) -> str:
     else:
         chart.line(list(enumerate(values)), "c0", "each patch")
     note = "How strongly the memory had to change with each patch of rows: high where the series was new to it."
-    title = f"The memory's surprise along {found['id'] or 'the series'}"
-    return f"<h4>{name(title)}</h4>{paragraph(note, 'note')}{svg.charts(chart.svg(title))}"
+    title = f"Along {found['id'] or 'the first series'}"
+    return f"<h4>The memory's surprise</h4>{paragraph(note, 'note')}{svg.charts(chart.svg(title))}"
 
 
 def _dates(times: Sequence[str], count: int = 3) -> list[tuple[float, str]]:

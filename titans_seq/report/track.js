@@ -87,8 +87,8 @@ for (const box of document.querySelectorAll(".track")) {
         element("path", grid, { d: `M${LEFT} ${y(v)}H${LEFT + inside}` });
         write(picture, v.toPrecision(3), { x: LEFT - 6, y: y(v) + 4, "text-anchor": "end" });
       }
-      write(picture, line.observed ? `${line.name}: predicted, and observed (second colour)` : line.name,
-        { x: LEFT, y: top - 5, class: "axis" });
+      write(picture, line.name, { x: LEFT, y: top - 5, class: line.observed ? "axis c0" : "axis" });
+      if (line.observed) write(picture, "observed", { x: width - 8, y: top - 5, class: "axis c1", "text-anchor": "end" });
       const kinds = line.observed ? [[line.observed, "c1"], [line.values, "c0"]] : [[line.values, "c0"]];
       for (const [values, kind] of kinds) {
         const found = columns(values, inside / 1.5);

@@ -84,12 +84,11 @@ def _backbone(config: BackboneConfig) -> str:
     said = f"{counted(c.depth, 'block')} of width {c.width} with {c.heads} heads ({kind})."
     if c.block.kind != "attention":
         chunk = f", in chunks of {m.chunk_size} tokens" if m.operator == "memory_scan" else ", token by token"
-        said += (
-            f" Its memory is a {m.structure.kind.replace('_', ' ')} that learns while it reads{chunk}: error "
-            f"{m.bias.kind}, retention {m.retention.kind}, learning {m.learning.kind}.".replace("_", " ")
-        )
-    reads = "Both strands alike" if c.equivariant else "From both ends" if c.direction == "both" else "Forward"
-    return f"{said} {reads}."
+        choices = f"error: {m.bias.kind}, retention: {m.retention.kind}, learning: {m.learning.kind}".replace("_", " ")
+        structure = m.structure.kind.replace("_", " ")
+        said += f" Its memory, of kind {structure}, learns while it reads{chunk} ({choices})."
+    reads = "both strands alike" if c.equivariant else "from both ends" if c.direction == "both" else "forward"
+    return f"{said} It reads {reads}."
 
 
 # --- how it went
