@@ -96,7 +96,7 @@ def test_a_region_begins_where_a_genome_is_known_and_is_cut(models: Models) -> N
     codes = [rng.integers(0, 4, 4096).astype(np.uint8) for _ in range(5)]
     blocks = [Block(0, "chr", 4096 * i, part, i == 4) for i, part in enumerate(codes)]
     blocks[0].codes[100:] = 4
-    region = _region_of_genome(model, blocks, both_strands=False)
+    region = _region_of_genome(model, blocks, both_strands=False)["region"]
     assert region["start"] == 4096 and len(region["bases"]) == REGION == len(region["tracks"]["entropy"])
 
 

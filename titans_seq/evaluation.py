@@ -83,7 +83,7 @@ def evaluate(
         found = {**compare(compared, seed=seed, resamples=resamples), "items": len(set(groups))}
         found |= _by_chromosome(compared, np.array(groups))
         options = {"both_strands": both_strands, "regions": cut.model_dump_json(exclude_defaults=True)}
-        keep(source, "evaluate", path, found, {"region": _region_of_genome(model, blocks, both_strands)}, **options)
+        keep(source, "evaluate", path, found, lambda: _region_of_genome(model, blocks, both_strands), **options)
         return found
     beside = {name: value for name, value in (("labels", labels), ("label", label)) if value}
     more = {} if kind.streamed else beside | {"regions": cut}
@@ -95,7 +95,7 @@ def evaluate(
     measured = answers(model, items, batch_size, "evaluating", both_strands)
     if not isinstance(items, LabelledSequences):  # windows of a genome, with masks
         found = compare(Compared({MODEL: measured}, model.task.metrics, len(items)), seed=seed, resamples=resamples)
-        keep(source, "evaluate", path, found, {}, both_strands=both_strands)
+        keep(source, "evaluate", path, found, both_strands=both_strands)
         return found
     rows = {MODEL: measured, **(_baselines(model.task, source, items) if baseline else {})}
     rows = {name: model.task.prepared(own) for name, own in rows.items()}
@@ -107,7 +107,10 @@ def evaluate(
             raise InputError(f"{leak_free} names no row, so there is nothing to measure without leaks.")
         found["leak_free"] = compare(compared.part(clean), seed=seed, resamples=resamples)
     found |= _by_chromosome(compared, np.array([record.chrom or "" for record in items.records]))
-    drawn = {"region": _region_of_record(model, items, both_strands)} if model.task.along else {}
+
+    def drawn() -> dict[str, Any]:
+        return _region_of_record(model, items, both_strands) if model.task.along else {}
+
     options = {"both_strands": both_strands, "regions": cut.model_dump_json(exclude_defaults=True)}
     keep(source, "evaluate", path, found, drawn, **options, **beside, **({"leak_free": leak_free} if leak_free else {}))
     return found
@@ -272,7 +275,7 @@ def _region(
     def short(values: np.ndarray) -> list[float]:
         return [float(f"{value:.4g}") for value in values]
 
-    return {
+    found = {
         "id": name,
         "start": start,
         "bin": bin,
@@ -280,3 +283,4 @@ def _region(
         "tracks": {track: short(values) for track, values in tracks.items()},
         "observed": {track: short(values) for track, values in observed.items()},
     }
+    return {"region": found}

@@ -183,9 +183,11 @@ def backtest(
         "rows": rows,
     }
     shape = (len(items), len(task.channels), task.horizon, 1 + len(columns))
-    drawn = _drawn(task, items, columns, read_numbers(out, ["y", *columns]).reshape(shape), repeated)
-    if streams is not None:
-        drawn["surprise"] = _surprise(model, series[0])
+
+    def drawn() -> dict[str, Any]:
+        surprise = {} if streams is None else {"surprise": _surprise(model, series[0])}
+        return _drawn(task, items, columns, read_numbers(out, ["y", *columns]).reshape(shape), repeated) | surprise
+
     keep(source, "backtest", path, found, drawn, windows=windows, step=step)
     return found
 

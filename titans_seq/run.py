@@ -350,10 +350,13 @@ def keep(
     verb: Literal["evaluate", "backtest"],
     path: str,
     found: dict[str, Any],
-    drawn: dict[str, Any],
+    drawn: Callable[[], dict[str, Any]] = dict,
     **options: Any,
 ) -> None:
-    """Keep what was measured in the model's run folder, where it has one, for the run's report; see `Measured`."""
+    """Keep what was measured in the model's run folder, where it has one, for the run's report; see `Measured`.
+
+    ``drawn`` makes what the report draws; it is called where something is kept.
+    """
     run = find(source).parent
     if not (run / "recipe.yaml").is_file():
         return
@@ -364,7 +367,7 @@ def keep(
         when=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         titans_seq=__version__,
         found=found,
-        drawn=drawn,
+        drawn=drawn(),
     )
     try:
         keep_measured(run, one)
