@@ -222,7 +222,7 @@ def test_wheel_has_one_top_level_package_and_all_that_people_edit(wheel: Path) -
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"titans_seq", f"titans_seq-{titans_seq.__version__}.dist-info"}
-    assert "titans_seq/py.typed" in names
+    assert {"titans_seq/py.typed", "titans_seq/report/page.css", "titans_seq/report/track.js"} <= names
     assert not [name for name in names if "__pycache__" in name]
     for kind in ("configs", "datasets", "pipelines"):
         for file in (ROOT / kind).rglob("*"):
