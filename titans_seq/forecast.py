@@ -494,7 +494,7 @@ def _examples(
                 "id": _name(series, channel),
                 "mae": error[number, channel],
                 "times": [_stamp(time) for time in series.times[first:end]],
-                "observed": series.values[first:end, channel].tolist(),
+                "observed": series.target[first:end, channel].tolist(),
                 "forecasts": [
                     {
                         "row": places[w][1] - first,
@@ -527,7 +527,7 @@ def _surprise(model: SequenceModel, series: Series) -> dict[str, Any]:
         return {}
     first = max(0, len(series) - 1 - PATCHES * patch)
     with recorded_surprise(model) as seen:
-        reader.update(series.values[first:])
+        reader.update(series.target[first:])
         if not any(seen):
             return {}
         values = taken_surprise(seen).mean(0).tolist()
