@@ -99,6 +99,14 @@ def test_which_features_must_be_said(predict: Check) -> None:
     assert "Say which to read with --feature: 'gene (2)', 'CDS (1)'" in told
 
 
+def test_lines_of_one_feature_are_joined_and_told(predict: Check, tmp_path: Path) -> None:
+    lines = [row(1, 4, "-"), row(3, 9).replace("=g", "=b"), row(11, 16, "-")]
+    content = "".join(lines).replace("gene", "CDS")
+    told = predict(content, "--feature", "CDS", name="x.gff3").stderr
+    assert "1 features stand on several lines (2), which are joined" in told and told.count("warning:") == 1
+    assert [line.split(",")[0] for line in (tmp_path / "out.csv").read_text().splitlines()] == ["id", "g", "b"]
+
+
 TABLE = [
     pytest.param("1,1,5\n1,7,5\n", "row 2 has the start 7 and the end 5", id="start > end"),
     pytest.param("1,-1,5\n", "row 1 has the negative start -1", id="negative"),

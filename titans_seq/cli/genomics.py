@@ -59,7 +59,11 @@ _CUTTING: dict[str, Any] = {  # options of `titans_seq.data.regions.Regions`
         str | None, typer.Option(metavar="FILE", help="Lines of chromosome names that mean the same.")
     ],
     "feature": Annotated[
-        str | None, typer.Option(metavar="KIND,...", help="Kinds of feature to read of a GFF or GTF, such as gene,CDS.")
+        str | None,
+        typer.Option(
+            metavar="KIND,...",
+            help="Kinds of feature to read of a GFF or GTF, such as gene,CDS; lines of one feature are joined.",
+        ),
     ],
     "window": Annotated[
         int | None, typer.Option(min=1, help="Cut so many bases around each summit or centre, with N beyond the ends.")

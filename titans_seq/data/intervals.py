@@ -18,11 +18,12 @@ STARTS = ("start", "chromstart", "chrom_start")
 ENDS = ("end", "stop", "chromend", "chrom_end")
 STRANDS = ("strand",)
 LINE = "_line"  # the column that holds where a row stood in its file, counted from 1
+PART = "_part"  # the column that tells which rows are parts of one feature: the `LINE` of its first
 
 _BED = ("chrom", "start", "end", "name", "score", "strand", "thick_start", "thick_end", "rgb")
 _PEAK = (*_BED[:6], "signal", "p_value", "q_value", "summit")  # narrowPeak: BED6+4
 _GFF = ("chrom", "source", "feature", "start", "end", "score", "strand", "phase", "attributes")
-_SUFFIXES = {".bed": "bed", ".narrowpeak": "bed", ".broadpeak": "bed", ".gff": "gff", ".gff3": "gff", ".gtf": "gff"}
+SUFFIXES = {".bed": "bed", ".narrowpeak": "bed", ".broadpeak": "bed", ".gff": "gff", ".gff3": "gff", ".gtf": "gff"}
 _NO_DATA = re.compile(r"#|(?:track|browser)(?:\s|$)|\s*$")
 _DIGITS = r"^[0-9]{1,15}$"
 
@@ -33,8 +34,8 @@ def interval_kind(path: Path | str) -> Kind | None:
     """Whether a file is BED or GFF: by its suffix, else by its first line of data."""
     path = Path(path)
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    if suffix in _SUFFIXES:
-        return "bed" if _SUFFIXES[suffix] == "bed" else "gff"
+    if suffix in SUFFIXES:
+        return "bed" if SUFFIXES[suffix] == "bed" else "gff"
     if not path.is_file() or suffix == ".parquet":
         return None
     head = next(iter(chunks(path, lambda _: None)), b"").removeprefix(UTF8_BOM).decode("latin-1")
@@ -108,6 +109,10 @@ def read_gff(
 ) -> tuple[pl.DataFrame, pl.Series]:
     """Read the rows of some kinds of feature of a GFF3 or GTF file, as text columns with `LINE`, and their ids.
 
+    Rows of one kind and one ID are parts of one feature (GFF3 specification: "discontinuous features"), which `PART`
+    tells. So are coding sequences (CDS) without an ID, as GTF and some GFF3 have them, of one transcript. Those of one
+    transcript with IDs of their own are features of their own, which is told: they may be alternatives.
+
     Args:
         path: plain, gzip or bgzip; sequence behind ``##FASTA`` is passed over.
         features: kinds to read, of the third column.
@@ -131,11 +136,22 @@ def read_gff(
     if missing := [kind for kind in features if kind not in counts["feature"]]:
         raise InputError(f"{shown(path)} has no feature {quoted(missing[0])}; it has {there}.")
     frame = frame.filter(pl.col("feature").is_in(features))
-    ids = pl.coalesce(_attribute("ID"), _attribute("transcript_id"), _attribute("gene_id"), _attribute("Name"))
+    coding = pl.when(pl.col("feature") == "CDS").then(pl.coalesce(_attribute("transcript_id"), _attribute("Parent")))
+    frame = frame.with_columns(pl.coalesce(_attribute("ID"), coding).alias(PART))
+    alone = (pl.col("feature") == "CDS") & (_attribute("ID").n_unique().over(_attribute("Parent")) > 1)
+    if count := len(frame.filter(alone & _attribute("Parent").is_not_null())):
+        judge.doubt(
+            f"{shown(path)}: {count:,} CDS share their Parent with others and have IDs of their own, so that they are "
+            "not joined to one sequence."
+        )
+    first = pl.col(LINE).first().over("feature", PART)
+    named = pl.coalesce(_attribute("ID"), _attribute("transcript_id"), _attribute("gene_id"), _attribute("Name"), PART)
+    ids = frame.select(named.alias("id"))["id"]
+    frame = frame.with_columns(pl.when(pl.col(PART).is_null()).then(LINE).otherwise(first).alias(PART))
     if attribute is not None and attribute not in frame.columns:
         values = frame.select(_attribute(attribute).alias(attribute))
         frame = frame.hstack(values) if values[attribute].null_count() < len(values) else frame
-    return frame, frame.select(ids.alias("id"))["id"]
+    return frame, ids
 
 
 def has_intervals(table: pl.DataFrame) -> bool:
@@ -169,8 +185,8 @@ def intervals_of(
         judge: what to do about bad rows.
 
     Returns:
-        Columns `LINE`, ``chrom``, ``start`` and ``end`` (0-based, half-open), ``strand`` (+, - or .) and ``summit``
-        (bases behind the start, or null), and the table's ``id`` and ``label`` where it has them.
+        Columns `LINE`, `PART`, ``chrom``, ``start`` and ``end`` (0-based, half-open), ``strand`` (+, - or .) and
+        ``summit`` (bases behind the start, or null), and the table's ``id`` and ``label`` where it has them.
 
     Raises:
         InputError: if a start or end is no whole number, negative, or does not lie before its end.
@@ -187,13 +203,15 @@ def intervals_of(
     def text(column: str | None) -> pl.Expr:
         return pl.lit("") if column is None else pl.col(column).cast(pl.String).str.strip_chars().fill_null("")
 
+    more = [column for column in ("id", "label") if column in table.columns]
     frame = table.with_columns(
         text(chrom).alias("chrom"),
         text(start).alias("start"),
         text(end).alias("end"),
         text(strand).replace({"": ".", "?": "."}).alias("strand"),
         text("summit" if unit == "line" and "summit" in table.columns else None).replace("-1", "").alias("summit"),
-    ).select(LINE, "chrom", "start", "end", "strand", "summit", *(c for c in ("id", "label") if c in table.columns))
+        pl.col(PART if PART in table.columns else LINE).alias(PART),
+    ).select(LINE, PART, "chrom", "start", "end", "strand", "summit", *more)
 
     def refuse(frame: pl.DataFrame, bad: pl.Expr, what: Callable[[dict[str, Any]], str]) -> pl.DataFrame:
         return refuse_rows(frame, bad, what, f"{name}: {unit}", judge)
@@ -242,3 +260,41 @@ def intervals_of(
             f"has its summit {row['summit']:,} bases behind its start, and only {row['end'] - row['start']:,} bases"
         ),
     )
+
+
+def features_of(frame: pl.DataFrame, path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
+    """Intervals of which those of one `PART` can be joined: they are apart, on one strand of one chromosome.
+
+    Those that cannot stand for themselves. Either is told and counted.
+
+    Args:
+        frame: as `intervals_of` gives it.
+        path: where it is from, for messages.
+        judge: what to do about parts that have different labels, and hears of what is joined.
+    """
+    parts = frame.filter(pl.len().over(PART) > 1)
+    if parts.is_empty():
+        return frame
+    one = pl.struct("chrom", "strand").n_unique() == 1
+    apart = pl.col("start").n_unique() == pl.len()
+    whole = parts.filter((one & apart).over(PART))
+    if odd := parts[PART].n_unique() - whole[PART].n_unique():
+        judge.doubt(
+            f"{shown(path)}: {odd:,} features have parts on several strands or chromosomes, or one part twice; each of "
+            "their lines stands for itself."
+        )
+    if len(whole):
+        judge.doubt(
+            f"{shown(path)}: {whole[PART].n_unique():,} features stand on several lines ({len(whole):,}), which are "
+            "joined to one sequence in the direction of the strand."
+        )
+    if "label" in whole.columns:
+        whole = refuse_rows(
+            whole,
+            (pl.col("label").n_unique() > 1).over(PART),
+            lambda row: f"is a part of a feature whose lines have different labels, {row['label']!r} and others",
+            f"{shown(path)}: line",
+            judge,
+        )
+    joined = pl.col(PART).is_in(whole[PART].unique().to_list())
+    return frame.with_columns(pl.when(joined).then(PART).otherwise(LINE).alias(PART))

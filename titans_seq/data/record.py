@@ -48,6 +48,7 @@ class Record:
     chrom: str | None = None  # chromosome it is from, where that is known; for one cut out of a genome also
     start: int | None = None  # its first base on the forward strand, counted from 0, and
     strand: str = "."  # which strand it is
+    row: int | None = None  # of its table, or line of its file of intervals, counted from 1; of a feature the first
 
     def __len__(self) -> int:
         return len(self.codes)

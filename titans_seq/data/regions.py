@@ -1,7 +1,9 @@
 """Intervals and a genome to sequences: which windows are cut, and which are left out."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -9,13 +11,26 @@ from pydantic import Field
 
 from titans_seq.data.aliases import Aliases
 from titans_seq.data.compressed import shown
-from titans_seq.data.intervals import LINE, intervals_of, read_bed, refuse_rows
+from titans_seq.data.intervals import LINE, PART, features_of, intervals_of, read_bed, refuse_rows
 from titans_seq.data.record import STRICT, Judge, Record, quoted
 from titans_seq.data.reference import Reference, open_reference
 from titans_seq.data.windows import N, reverse_complement
 from titans_seq.errors import ConfigError, InputError
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import data_file
+
+
+class _Piece(NamedTuple):
+    """A stretch of the genome, that is a sequence alone or with others of its ``part``."""
+
+    part: int
+    line: int
+    chrom: str
+    start: int
+    end: int
+    strand: str
+    id: str | None
+    label: str | None
 
 
 class Regions(Choice):
@@ -96,21 +111,23 @@ class Regions(Choice):
         """Windows of placed intervals, in their order; they may reach beyond the chromosome.
 
         Without ``window`` they are the intervals. With it there is one around each summit, or centre where there is
-        none; with ``stride`` they begin at each interval's start and go on until its last base is in one.
+        none; with ``stride`` they begin at each interval's start and go on until its last base is in one. A window is
+        one piece of the genome: it is cut around each line of a feature that has several.
         """
         if self.window is None:
             return placed
         W = self.window
         if self.stride is None:
             centre = pl.coalesce(pl.col("start") + pl.col("summit"), (pl.col("start") + pl.col("end")) // 2)
-            return placed.with_columns(start=centre - W // 2).with_columns(end=pl.col("start") + W)
+            around = placed.with_columns(start=centre - W // 2).with_columns(end=pl.col("start") + W)
+            return around.with_columns(pl.row_index().cast(pl.Int64).alias(PART))
         last = pl.max_horizontal(pl.lit(0), (pl.col("end") - pl.col("start") - W + self.stride - 1) // self.stride)
         tiles = placed.with_columns(tile=pl.int_ranges(0, last + 1)).explode("tile")
         tiles = tiles.with_columns(start=pl.col("start") + pl.col("tile") * self.stride)
-        return tiles.with_columns(end=pl.col("start") + W).drop("tile")
+        return tiles.with_columns(pl.row_index().cast(pl.Int64).alias(PART), end=pl.col("start") + W).drop("tile")
 
     def _clear(self, windows: pl.DataFrame, genome: Reference, judge: Judge) -> pl.DataFrame:
-        """Windows that the blacklist does not touch; the others are counted."""
+        """Windows that the blacklist does not touch, nor another part of them; the others are counted."""
         if self.blacklist is None or windows.is_empty():
             return windows
         path = data_file(self.blacklist)
@@ -127,17 +144,28 @@ class Regions(Choice):
             before = np.searchsorted(rows["start"].to_numpy(), ends)  # those that begin before the window ends
             farthest = np.maximum.accumulate(rows["end"].to_numpy())  # that any of them reaches
             hit[here] = (before > 0) & (farthest[before - 1] > starts)
-        if hit.any():
-            judge.doubt(f"{path}: {hit.sum():,} of {len(hit):,} windows overlap it and are left out.")
-        return windows.filter(pl.Series(~hit))
+        touched = windows.filter(pl.Series(hit))[PART].unique()
+        if len(touched):
+            every = windows[PART].n_unique()
+            judge.doubt(f"{path}: {len(touched):,} of {every:,} windows overlap it and are left out.")
+        return windows.filter(~pl.col(PART).is_in(touched.to_list()))
+
+    def _around(self, genome: Reference, parts: list[_Piece]) -> np.ndarray:
+        """Codes of pieces of the genome behind each other and of the jitter on both sides, read on their strand."""
+        spans = [[piece.start, piece.end] for piece in parts]
+        spans[0][0] -= self.jitter
+        spans[-1][1] += self.jitter
+        codes = np.concatenate([genome.codes(parts[0].chrom, *span) for span in spans])
+        return reverse_complement(codes) if parts[0].strand == "-" else codes
 
     def records(
         self, frame: pl.DataFrame, path: Path | str, unit: str, *, names: bool = False, judge: Judge = STRICT
-    ) -> Iterator[tuple[int, Record]]:
-        """Line and record of each window of the intervals in ``frame``, on its strand, in their order.
+    ) -> Iterator[Record]:
+        """A record of each window of the intervals in ``frame``, on its strand, in their order.
 
         A record's id is ``id::chrom:start-end(strand)``, as bedtools has it, without what there is not. An id that is
-        no mere name stands alone where it has one window.
+        no mere name stands alone where it has one window. A feature of several lines, such as the coding sequence of
+        several exons, is one record of all of them in the direction of the strand; it has no one place.
 
         Args:
             frame: as `intervals.intervals_of` gives it, with ``id`` and ``label`` (or null).
@@ -151,22 +179,38 @@ class Regions(Choice):
         """
         self.check(path)
         genome = open_reference(data_file(str(self.reference)))
-        windows = self._clear(self.windows(self.place(frame, path, unit, genome, judge)), genome, judge)
-        too_many = 0
-        columns = windows.select(LINE, "chrom", "start", "end", "strand", "id", "label")
-        for line, chrom, start, end, strand, id, label in columns.iter_rows():
-            around = genome.codes(chrom, start - self.jitter, end + self.jitter)
-            if strand == "-":
-                around = reverse_complement(around)
+        placed = self.place(frame, path, unit, genome, judge)
+        apart = set(placed.filter(pl.len().over(PART) > 1)[LINE])  # lines of features that have several
+        if self.window is None:
+            placed = features_of(placed, path, judge)
+        windows = self._clear(self.windows(placed), genome, judge)
+        columns = windows.select(PART, LINE, "chrom", "start", "end", "strand", "id", "label").sort(PART, "start")
+        count = too_many = 0
+        for _, group in groupby(map(_Piece._make, columns.iter_rows()), lambda piece: piece.part):
+            count += 1
+            parts = list(group)
+            first, whole = parts[0], len(parts) == 1
+            around = self._around(genome, parts)
             codes = around[self.jitter : len(around) - self.jitter]
             if self.max_n < 1 and np.count_nonzero(codes == N) > self.max_n * len(codes):
                 too_many += 1
                 continue
-            if not id or names or self.stride:
-                place = f"{chrom}:{start}-{end}" + ("" if strand == "." else f"({strand})")
+            id = first.id
+            if not id or names or self.stride or (whole and first.line in apart):
+                strand = "" if first.strand == "." else f"({first.strand})"
+                place = f"{first.chrom}:{first.start}-{parts[-1].end}{strand}"
                 id = f"{id}::{place}" if id else place
-            yield line, Record(id, codes, label, around if self.jitter else None, None, chrom, start, strand)
+            yield Record(
+                id,
+                codes,
+                first.label,
+                around if self.jitter else None,
+                chrom=first.chrom,
+                start=first.start if whole else None,
+                strand=first.strand,
+                row=min(piece.line for piece in parts),
+            )
         if too_many:
             judge.doubt(f"{shown(path)}: {too_many:,} windows are left out, with more than {self.max_n:.3g} of them N.")
-        if too_many == len(windows):
+        if too_many == count:
             judge.refuse(f"{shown(path)}: no window is left. Allow more N, or a smaller blacklist.")

@@ -10,7 +10,7 @@ import polars as pl
 
 from titans_seq.data.compressed import UTF8_BOM, chunks, shown
 from titans_seq.data.fasta import read_fasta
-from titans_seq.data.intervals import LINE, has_intervals, interval_kind, intervals_of, read_bed, read_gff
+from titans_seq.data.intervals import LINE, SUFFIXES, has_intervals, interval_kind, intervals_of, read_bed, read_gff
 from titans_seq.data.labels import LABELS, Columns, label_columns, label_texts
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.data.regions import Regions
@@ -25,7 +25,7 @@ WHOLE = Regions()  # nothing is cut out
 UCI = ".data"
 TABLES = (".csv", ".tsv", ".parquet", UCI)
 FASTAS = (".fa", ".fasta", ".fna", ".ffn")
-_INTERVALS = (".bed", ".narrowpeak", ".broadpeak")
+INTERVALS = tuple(SUFFIXES)
 
 
 def suffix_of(path: Path) -> str:
@@ -65,10 +65,22 @@ class _Asked(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a file holds: records, each with the place where it stands, counted from 1."""
+    """What a file holds."""
 
-    unit: str  # of the places: row, line or record
-    records: Iterator[tuple[int, Record]]
+    unit: str  # of the records' places: row, line or record
+    records: Iterator[Record]
+
+
+class _Placed(NamedTuple):
+    """Intervals as `intervals.intervals_of` gives them, with id and label; ids that are ``names`` may stand often."""
+
+    frame: pl.DataFrame
+    names: bool = False
+
+    def cut(self, path: Path | str, unit: str, asked: _Asked) -> _Found:
+        """Sequences of the windows of these intervals."""
+        found = asked.regions.records(self.frame, path, unit, names=self.names, judge=asked.judge)
+        return _Found(unit, found)
 
 
 def _labels_in(table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _Asked) -> list[str | None]:
@@ -117,13 +129,19 @@ def read_rows(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
     return pl.DataFrame(rows, ("label", "id", "sequence"), orient="row")
 
 
+def _ids_in(table: pl.DataFrame, path: Path | str, asked: _Asked) -> pl.Series:
+    """The ids of a table's rows, null where there is none."""
+    at = column_given(table, asked.id, path, "id") if asked.id else column_called(table, IDS)
+    return (table[at] if at else pl.repeat(None, len(table), eager=True)).cast(pl.String).alias("id")
+
+
 def _from_table(path: Path | str, asked: _Asked) -> _Found:
     table = read_rows(path, asked.judge)
-    ids_at = column_given(table, asked.id, path, "id") if asked.id else column_called(table, IDS)
-    ids = (table[ids_at] if ids_at else pl.repeat(None, len(table), eager=True)).cast(pl.String).alias("id")
     at = column_given(table, asked.sequence, path, "sequence") if asked.sequence else column_called(table, SEQUENCES)
+    ids = _ids_in(table, path, asked)
     if at is None and has_intervals(table):
-        return _cut(table, ids, path, asked)
+        asked.regions.check(path)
+        return _placed(table, ids, path, asked).cut(path, "row", asked)
     if at is None:
         columns = listed(table.columns)
         raise InputError(
@@ -139,27 +157,28 @@ def _from_table(path: Path | str, asked: _Asked) -> _Found:
 
 def _encoded(
     name: str, rows: Iterable[tuple[str | None, str | None, str | None, str | None]], asked: _Asked
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[Record]:
     for row, (text, key, mark, chromosome) in enumerate(rows, start=1):
         where = f"{name}: row {row}"
         if not text:
             asked.judge.refuse(f"{where} has no sequence. Fill in or remove the row.")
-        yield row, Record(key or str(row), encode(text or "", where=where, tally=asked.tally), mark, chrom=chromosome)
+        codes = encode(text or "", where=where, tally=asked.tally)
+        yield Record(key or str(row), codes, mark, chrom=chromosome, row=row)
     asked.tally.tell(name, asked.judge.doubt)
 
 
-def _from_intervals(path: Path | str, asked: _Asked) -> _Found:
+def _from_intervals(path: Path | str, asked: _Asked) -> _Placed:
     """Read BED or GFF; columns of BED are called chrom, start, end, name, score, strand."""
     if interval_kind(path) == "bed":
         table = read_bed(path, asked.judge)
         name = table["name"] if "name" in table.columns else pl.repeat(".", len(table), eager=True)
-        return _cut(table, name.replace({"": None, ".": None}).alias("id"), path, asked, names=True)
+        return _placed(table, name.replace({"": None, ".": None}).alias("id"), path, asked, names=True)
     attribute = asked.label if isinstance(asked.label, str) else None
     table, ids = read_gff(path, asked.regions.feature, attribute, asked.judge)
-    return _cut(table, ids, path, asked, one_based=True)
+    return _placed(table, ids, path, asked, one_based=True)
 
 
-def _cut(
+def _placed(
     table: pl.DataFrame,
     ids: pl.Series,
     path: Path | str,
@@ -167,13 +186,9 @@ def _cut(
     *,
     one_based: bool = False,
     names: bool = False,
-) -> _Found:
-    """Sequences of the windows of a table's intervals; ids that are ``names`` may stand often."""
-    asked.regions.check(path)
-    unit = "line" if LINE in table.columns else "row"
+) -> _Placed:
     labels = pl.Series("label", _labels_in(table, ids, path, asked), pl.String)
-    frame = intervals_of(table.with_columns(labels, ids), path, one_based=one_based, judge=asked.judge)
-    return _Found(unit, asked.regions.records(frame, path, unit, names=names, judge=asked.judge))
+    return _Placed(intervals_of(table.with_columns(labels, ids), path, one_based=one_based, judge=asked.judge), names)
 
 
 class _Labels:
@@ -242,7 +257,7 @@ def _from_folder(folder: Path, asked: _Asked) -> Iterator[Record]:
 
     Files are FASTA, or with a genome intervals on it, as GenomicBenchmarks has them.
     """
-    suffixes = (*FASTAS, *((*TABLES, *_INTERVALS) if asked.regions.reference else ()))
+    suffixes = (*FASTAS, *((*TABLES, *INTERVALS) if asked.regions.reference else ()))
     here = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if {"train", "test"} & {entry.name for entry in here if entry.is_dir()}:
         raise InputError(f"{folder} holds the splits of a data set. Name one of them, such as {folder / 'train'}.")
@@ -257,8 +272,8 @@ def _from_folder(folder: Path, asked: _Asked) -> Iterator[Record]:
         apart = asked._replace(need_labels=False, label=None)
         files = sorted(file for file in entry.iterdir() if file.is_file()) if entry.is_dir() else [entry]
         for file in files:
-            if asked.regions.reference and suffix_of(file) in (*TABLES, *_INTERVALS):
-                yield from (replace(record, label=label) for _, record in _found(file, apart).records)
+            if asked.regions.reference and suffix_of(file) in (*TABLES, *INTERVALS):
+                yield from (replace(record, label=label, row=None) for record in _found(file, apart).records)
             elif is_fasta(file):
                 yield from (replace(record, label=label) for record in _from_fasta(file, apart))
             else:
@@ -307,12 +322,15 @@ def _found(path: Path | str, asked: _Asked) -> _Found:
     if str(path) != "-" and not Path(path).exists():
         raise UsageError(f"{path} does not exist. Is the path right?")
     if Path(path).is_dir():
-        return _Found("record", enumerate(_from_folder(Path(path), asked), start=1))
+        return _Found("record", _from_folder(Path(path), asked))
     if is_fasta(path):
         if asked.need_labels and asked.labels is None:
             raise InputError(f"{shown(path)} is FASTA and has no labels. Give a table of id and label with --labels.")
-        return _Found("record", enumerate(_from_fasta(path, asked), start=1))
-    return _from_intervals(path, asked) if interval_kind(path) else _from_table(path, asked)
+        return _Found("record", _from_fasta(path, asked))
+    if interval_kind(path):
+        asked.regions.check(path)
+        return _from_intervals(path, asked).cut(path, "line", asked)
+    return _from_table(path, asked)
 
 
 def each_sequence(
@@ -320,7 +338,27 @@ def each_sequence(
 ) -> Iterator[Record]:
     """Yield sequences without labels, one at a time where they are cut out of a genome; see `read_sequences`."""
     asked = _Asked(sequence, None, None, None, False, regions, judge, Tally())
-    return (record for _, record in _found(path, asked).records)
+    return _found(path, asked).records
+
+
+def read_places(
+    path: Path | str,
+    *,
+    label: Columns = None,
+    need_labels: bool = True,
+    regions: Regions = WHOLE,
+    judge: Judge = STRICT,
+) -> pl.DataFrame:
+    """Read the intervals of a file without their sequences; arguments and errors as for `read_sequences`.
+
+    Returns:
+        What `intervals.intervals_of` does, with ``id`` and ``label``, which may be null.
+    """
+    asked = _Asked(None, label, None, None, need_labels, regions, judge, Tally())
+    if interval_kind(path):
+        return _from_intervals(path, asked).frame
+    table = read_table(path, judge)
+    return _placed(table, _ids_in(table, path, asked), path, asked).frame
 
 
 def read_sequences(
@@ -360,10 +398,10 @@ def read_sequences(
     """
     name, told = shown(path), Tally() if tally is None else tally
     unit, found = _found(path, _Asked(sequence, label, id, labels, need_labels, regions, judge, told))
-    pairs = list(found)
-    if not pairs:
+    records = list(found)
+    if not records:
         raise InputError(f"{name} is empty: no sequence found.")
-    places, records = [place for place, _ in pairs], [record for _, record in pairs]
+    places = [record.row or number for number, record in enumerate(records, start=1)]
     _check_ids(records, places, name, unit, judge)
     if need_labels:
         conflict = judge.doubt if on_conflict == "warn" or form == "numbers" else judge.refuse
