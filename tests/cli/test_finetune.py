@@ -154,6 +154,38 @@ def test_tracks_of_a_bigwig(titans: Any, tiny: Any, tmp_path: Path) -> None:
     assert "labels along the window, which cannot be moved" in told
 
 
+def test_bases_without_a_value_are_zeros_or_ignored_and_told_once(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    tools = pytest.importorskip("pybigtools")
+    (tmp_path / "g.fa").write_text(f">chr1\n{''.join(random.Random(1).choices('ACGT', k=400))}\n")
+    spans = [("chr1", i, i + 30, 1.0 + i % 7) for i in range(0, 400, 40)]  # three quarters of each interval
+    tools.open(str(tmp_path / "x.bw"), "w").write({"chr1": 400}, iter(spans))
+    (tmp_path / "t.bed").write_text("".join(f"chr1\t{i}\t{i + 40}\n" for i in range(0, 400, 40)))
+    given = ["genomics", "finetune", tmp_path / "t.bed", "--task", "tracks", *tiny.size, *ONCE[:2]]
+    given += ["--reference", tmp_path / "g.fa", "--bigwig", tmp_path / "x.bw", "--set", "task.bin=20"]
+    told = titans(*given, "--out", tmp_path / "zero").stderr
+    assert told.count("have no value, 25 % in x.bw. They count as 0 (data.missing=zero)") == 1
+    told = titans(*given, "--out", tmp_path / "none", "--set", "data.missing=ignore").stderr
+    assert told.count("are left out of bins and loss (data.missing=ignore)") == 1
+    means = [
+        json.loads((tmp_path / run / "model" / "task.json").read_text())["location"][0] for run in ("zero", "none")
+    ]
+    assert 0.7 < means[0] / means[1] < 0.8  # of the training part: bins of all 20 bases, and of 10 of them
+    assert "are left out" in titans("genomics", "evaluate", tmp_path / "none", tmp_path / "t.bed", *FEW).stderr
+    told = titans(*given, "--out", tmp_path / "x", "--set", "data.missing=nan", code=4).stderr
+    assert "should be 'zero' or 'ignore' (got 'nan')" in told
+
+
+def test_windows_of_one_interval_are_on_one_side(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "g.fa").write_text(f">chr1\n{''.join(random.Random(1).choices('ACGT', k=900))}\n")
+    given = ["genomics", "finetune", tmp_path / "t.bed", "--out", tmp_path / "run", *tiny.size, "--dry-run", "--json"]
+    given += ["--reference", tmp_path / "g.fa", "--label-column", "name", "--window", 30, "--stride", 10]
+    (tmp_path / "t.bed").write_text("".join(f"chr1\t{i}\t{i + 90}\t{'ab'[i // 100 % 2]}\n" for i in range(0, 900, 100)))
+    found = json.loads(titans(*given, "--set", "data.share=0.3").stdout)
+    assert (found["training_items"], found["validation_items"]) == (49, 14)  # 7 windows an interval
+    (tmp_path / "t.bed").write_text("chr1\t0\t400\ta\nchr1\t390\t800\tb\n")
+    assert "since they are of one stretch of the genome" in titans(*given, code=3).stderr
+
+
 # --- what a label may be
 
 

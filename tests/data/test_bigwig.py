@@ -34,8 +34,8 @@ def write(path: Path, lengths: dict[str, int] | None = None) -> Path:
 
 
 def bases() -> np.ndarray:
-    """Chromosome 1 from the intervals, with 200 bases of nothing on both sides."""
-    found = np.zeros(500, np.float32)
+    """Chromosome 1 from the intervals, with 200 bases of nothing on both sides; NaN where there is no value."""
+    found = np.full(500, np.nan)
     for chrom, start, end, value in INTERVALS:
         if chrom == "chr1":
             found[200 + start : 200 + end] = value
@@ -47,21 +47,23 @@ def test_bins_are_means_of_the_bases_and_flip_with_the_strand(
     track: BigWig, start: int, bins: int, width: int, strand: str
 ) -> None:
     end = start + bins * width
-    expected = bases()[200 + start : 200 + end].reshape(bins, width).mean(1)
-    found = track.values("1", start, end, strand, width)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected[::-1] if strand == "-" else expected, rtol=1e-6)
+    expected = bases()[200 + start : 200 + end].reshape(bins, width)[:: -1 if strand == "-" else 1]
+    means, covered = track.means("1", start, end, strand, width)
+    known = ~np.isnan(expected)
+    np.testing.assert_array_equal(covered, known.mean(1))
+    np.testing.assert_allclose(means[covered > 0], [row[~np.isnan(row)].mean() for row in expected[known.any(1)]])
+    assert np.isnan(means[covered == 0]).all()
 
 
 def test_a_chromosome_without_values_is_not_taken_for_zeros(track: BigWig) -> None:
     assert track.names == {"1": "chr1"}
     with pytest.raises(InputError, match=r"x.bw has no value on '2' of .*g.fa"):
-        track.values("2", 0, 40, width=10)
+        track.means("2", 0, 40, width=10)
 
 
 def test_an_interval_is_a_whole_number_of_bins(track: BigWig) -> None:
     with pytest.raises(ValueError, match="0-10 has 10 bases, no multiple of a bin of 3"):
-        track.values("1", 0, 10, width=3)
+        track.means("1", 0, 10, width=3)
 
 
 def test_names_that_differ_are_told(tmp_path: Path, file: File, warned: list[str]) -> None:
@@ -69,7 +71,7 @@ def test_names_that_differ_are_told(tmp_path: Path, file: File, warned: list[str
     assert set(BigWig(write(tmp_path / "x.bw"), genome).names) == {"1"}
     assert len(warned) == 1 and "1 name of a chromosome is not as in" in warned[0] and "'chr1' = '1'" in warned[0]
     named = BigWig(tmp_path / "x.bw", genome, Aliases.of_file(file("plasmid scaffold\n", "names.txt")))
-    assert named.values("scaffold", 4, 6).tolist() == [9, 0]
+    assert named.means("scaffold", 4, 6)[1].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_a_track_of_another_genome_is_refused(tmp_path: Path, file: File, fasta:
 
 def test_what_is_no_bigwig_is_refused(tmp_path: Path, file: File, track: BigWig) -> None:
     genome = track.genome
-    whole = track.path.read_bytes()
+    whole = track.file.path.read_bytes()
     for name, content in (("text.bw", b"chr1\t1\t2\t3\n" * 50), ("short.bw", whole[:40]), ("empty.bw", b"")):
         with pytest.raises(InputError, match=f"{name} is no bigWig, or truncated"):
             BigWig(file(content, name), genome)
@@ -99,7 +101,7 @@ def test_a_truncated_track_is_noticed_where_it_is_read(real: Path, file: File) -
     whole = (real / "genomics" / "tracks" / "ecoli_U00096.3_ChIP-ACCCA-1.bw").read_bytes()
     cut = BigWig(file(whole[: len(whole) // 2], "cut.bw"), genome)
     with pytest.raises(InputError, match=r"cut.bw is corrupt or truncated"):
-        cut.values("U00096.3", 4_600_000, 4_600_100)
+        cut.means("U00096.3", 4_600_000, 4_600_100)
 
 
 def test_the_chip_track_of_e_coli_is_on_its_genome_under_another_name(real: Path, warned: list[str]) -> None:
@@ -107,7 +109,7 @@ def test_the_chip_track_of_e_coli_is_on_its_genome_under_another_name(real: Path
     genome: Any = Reference(genomes / "ecoli_k12_mg1655_U00096.3.fa.gz")
     track = BigWig(real / "genomics" / "tracks" / "ecoli_U00096.3_ChIP-ACCCA-1.bw", genome)
     assert len(warned) == 1 and "'NC_000913' = 'U00096.3'" in warned[0]
-    assert track.values("U00096.3", 0, 16, width=4).tolist() == [61, 85, 103, 131]
+    assert track.means("U00096.3", 0, 16, width=4)[0].tolist() == [61, 85, 103, 131]
     length = genome.lengths["U00096.3"]
-    end = track.values("U00096.3", length - 8, length + 8, "-", width=4)
-    assert end.tolist() == [0, 0, 38, 58]
+    means, covered = track.means("U00096.3", length - 8, length + 8, "-", width=4)
+    assert means[2:].tolist() == [38, 58] and covered.tolist() == [0, 0, 1, 1]

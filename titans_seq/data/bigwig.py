@@ -12,9 +12,59 @@ from titans_seq.data.reference import Reference
 from titans_seq.errors import InputError
 from titans_seq.resources import data_file
 
+SUFFIXES = (".bw", ".bigwig")
+_MAGIC = (b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26")  # of either byte order (Kent et al. 2010, supplement, table 5)
+
+
+def is_bigwig(path: Path | str) -> bool:
+    """Whether a file is named or begins as a bigWig."""
+    path = Path(path)
+    if path.suffix.lower() in SUFFIXES or not path.is_file():
+        return path.suffix.lower() in SUFFIXES
+    with path.open("rb") as file:
+        return file.read(4) in _MAGIC
+
 
 def _told(error: Exception) -> str:
     return str(error).rstrip(".")
+
+
+class BigWigFile:
+    """A bigWig by its own names.
+
+    Attributes:
+        lengths: of the chromosomes that it has values on.
+
+    Raises:
+        InputError: if the file is no bigWig.
+        EnvironmentFault: if the library that reads it is not installed.
+    """
+
+    def __init__(self, path: Path | str):
+        tools = bigwig_tools()
+        self.path, self._fault = data_file(path), tools.BBIReadError
+        try:
+            self._file = tools.open(str(self.path))
+            self.lengths: dict[str, int] = dict(self._file.chroms())
+            has_values = self._file.is_bigwig
+        except (ValueError, OSError, tools.BBIReadError) as error:
+            raise InputError(f"{path} is no bigWig, or truncated: {_told(error)}. Fetch or make it again.") from error
+        if not has_values:
+            raise InputError(f"{path} is a bigBed, which has no values. Give a bigWig.")
+
+    def bases(self, chrom: str, start: int, end: int) -> np.ndarray:
+        """Values (end - start,) float64 of bases inside the chromosome, 0-based and half-open; NaN where there is none.
+
+        Raises:
+            InputError: if the file is corrupt.
+        """
+        try:
+            with warnings.catch_warnings():  # versions differ in what an uncovered base gets where it is not said
+                warnings.simplefilter("ignore", DeprecationWarning)
+                found: np.ndarray = self._file.values(chrom, start, end, missing=np.nan)
+        except self._fault as error:
+            raise InputError(f"{self.path} is corrupt or truncated: {_told(error)}. Fetch or make it again.") from error
+        return found
 
 
 class BigWig:
@@ -35,16 +85,8 @@ class BigWig:
     """
 
     def __init__(self, path: Path, genome: Reference, aliases: Aliases | None = None, judge: Judge = STRICT):
-        tools = bigwig_tools()
-        self.path, self.genome, self._fault = data_file(path), genome, tools.BBIReadError
-        try:
-            self._file = tools.open(str(self.path))
-            there: dict[str, int] = dict(self._file.chroms())
-            is_bigwig = self._file.is_bigwig
-        except (ValueError, OSError, tools.BBIReadError) as error:
-            raise InputError(f"{path} is no bigWig, or truncated: {_told(error)}. Fetch or make it again.") from error
-        if not is_bigwig:
-            raise InputError(f"{path} is a bigBed, which has no values. Give a bigWig.")
+        self.file, self.genome = BigWigFile(path), genome
+        there = self.file.lengths
         found = (aliases or Aliases()).translate(dict.fromkeys(there, 0), genome.lengths, str(path), genome.name, judge)
         self.names = {ours: theirs for theirs, ours in found.items()}  # of the genome → of the file
         if not found:
@@ -56,8 +98,12 @@ class BigWig:
                     f"{genome.name} has {genome.lengths[ours]:,}. Is it of another assembly?"
                 )
 
-    def values(self, chrom: str, start: int, end: int, strand: str = "+", width: int = 1) -> np.ndarray:
-        """Means of the values over bins of ``width`` bases, float32; a base without a value counts as 0.
+    def means(
+        self, chrom: str, start: int, end: int, strand: str = "+", width: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means of the values over bins of ``width`` bases, and the share of its bases that have one, float64 both.
+
+        A base without a value is in no mean; that of a bin without any is NaN.
 
         Args:
             chrom: as the genome calls it.
@@ -73,20 +119,14 @@ class BigWig:
             raise ValueError(f"{start}-{end} has {end - start:,} bases, no multiple of a bin of {width:,}.")
         if chrom not in self.names:
             raise InputError(
-                f"{self.path} has no value on {quoted(chrom)} of {self.genome.name}. Leave that chromosome out, or say "
-                "which of its names means it in a file of names."
+                f"{self.file.path} has no value on {quoted(chrom)} of {self.genome.name}. Leave that chromosome out, "
+                "or say which of its names means it in a file of names."
             )
-        bases = np.zeros(end - start)
+        bases = np.full(end - start, np.nan)
         first, last = max(0, start), min(end, self.genome.lengths[chrom])
         if first < last:
-            bases[first - start : last - start] = self._bases(chrom, first, last)
-        bins = bases.reshape(-1, width).mean(1).astype(np.float32)
-        return bins[::-1].copy() if strand == "-" else bins
-
-    def _bases(self, chrom: str, start: int, end: int) -> np.ndarray:
-        try:
-            with warnings.catch_warnings():  # versions differ in what an uncovered base gets: NaN or 0
-                warnings.simplefilter("ignore", DeprecationWarning)
-                return np.nan_to_num(self._file.values(self.names[chrom], start, end))
-        except self._fault as error:
-            raise InputError(f"{self.path} is corrupt or truncated: {_told(error)}. Fetch or make it again.") from error
+            bases[first - start : last - start] = self.file.bases(self.names[chrom], first, last)
+        bins = bases.reshape(-1, width)[:: -1 if strand == "-" else 1]
+        count = (~np.isnan(bins)).sum(1)
+        mean = np.where(count, np.nansum(bins, 1) / count.clip(1), np.nan)
+        return mean, count / width

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from titans_seq.data.aliases import Aliases
+from titans_seq.data.carve import carved
 from titans_seq.data.held_out import HeldOut, read_region
 from titans_seq.data.record import LOWER, Record, quoted
 from titans_seq.data.regions import Regions
@@ -123,11 +124,14 @@ class FastaSource(Choice):
 
 
 class SequenceSource(Choice):
-    """Labelled sequences; without a validation table a share of the training rows is carved out by seed."""
+    """Labelled sequences; without a validation table a share of the training rows is carved out by seed.
+
+    Of intervals, those that overlap and all windows of one go to one side.
+    """
 
     kind: Literal["sequences"] = "sequences"
     streamed: ClassVar[bool] = False
-    reading: ClassVar[tuple[str, ...]] = ("sequence", "label", "regions", "bigwig")
+    reading: ClassVar[tuple[str, ...]] = ("sequence", "label", "regions", "bigwig", "missing")
     train: str
     validation: str | None = None
     share: float = Field(default=0.1, gt=0, lt=1, description="Share of the training rows carved out for validation.")
@@ -140,6 +144,11 @@ class SequenceSource(Choice):
     bigwig: tuple[str, ...] = Field(
         default=(),
         description="BigWig files of values on the genome: their means over bins of task.bin are the labels.",
+    )
+    missing: Literal["zero", "ignore"] = Field(
+        default="zero",
+        description="What a base without a value in the bigWig counts: 0, as for Basenji and Enformer; or nothing, so "
+        "that a bin is the mean of the others, and no target where there is none.",
     )
     reverse_complement: bool = Field(default=False, description="Train on either strand by chance.")
     on_conflict: Literal["error", "warn"] = Field(
@@ -194,7 +203,7 @@ class SequenceSource(Choice):
         aliases = Aliases.of_file(data_file(self.regions.aliases) if self.regions.aliases else None)
         genome = Reference(data_file(self.regions.reference))
         tracks = [BigWig(data_file(track), genome, aliases) for track in self.bigwig]
-        found = []
+        found, bases = [], np.zeros(len(tracks) + 1)  # that have a value in each track, and all
         for record in records:
             if record.chrom is None or record.start is None or len(record) % task.bin:
                 raise InputError(
@@ -202,24 +211,33 @@ class SequenceSource(Choice):
                     f"{len(record):,}. Give intervals, and --window as a multiple of task.bin."
                 )
             end = record.start + len(record)
-            values = [t.values(record.chrom, record.start, end, record.strand, task.bin) for t in tracks]
-            found.append(replace(record, values=np.stack(values, 1)))
+            place = (record.chrom, record.start, end, record.strand, task.bin)
+            means, covered = (np.stack(part, 1) for part in zip(*(t.means(*place) for t in tracks), strict=True))
+            if self.missing == "zero":
+                means = np.nan_to_num(means) * covered
+            found.append(replace(record, values=means.astype(np.float32)))
+            bases += len(record) * np.append(covered.mean(0), 1)
+        self._tell_uncovered(path, 1 - bases[:-1] / bases[-1])
         return found
+
+    def _tell_uncovered(self, path: str, shares: np.ndarray) -> None:
+        """Say once what part of the intervals has no value in each bigWig (K,)."""
+        told = [f"{100 * s:.3g} % in {Path(t).name}" for s, t in zip(shares, self.bigwig, strict=True) if s > 0]
+        if told:
+            counts = "count as 0" if self.missing == "zero" else "are left out of bins and loss"
+            warn(
+                f"{path}: bases of these intervals have no value, {', '.join(told)}. They {counts} (data.missing="
+                f"{self.missing})."
+            )
 
     def split(self, task: Any, seed: int) -> tuple[list[Record], list[Record]]:
         """Records to train on and to validate with."""
         records = self.read(self.train, task)
         if self.validation:
             return records, self.read(self.validation, task)
-        if self.regions.stride:
-            warn(
-                f"{self.train}: windows that tile one interval stand in the training and in the validation part, "
-                "which overstates the model. Give a validation table of other intervals."
-            )
-        order = np.random.default_rng([seed, 3]).permutation(len(records))
-        held = set(order[: max(1, round(self.share * len(records)))].tolist())
-        train = [record for i, record in enumerate(records) if i not in held]
-        return train, [records[i] for i in sorted(held)]
+        held = carved(records, self.share, np.random.default_rng([seed, 3]))
+        pairs = list(zip(records, held.tolist(), strict=True))
+        return [record for record, is_held in pairs if not is_held], [record for record, is_held in pairs if is_held]
 
     def parts(self, task: Any, seed: int) -> Parts:
         """Sequences to train on and to validate with; what classes there are the training table says."""
@@ -227,7 +245,10 @@ class SequenceSource(Choice):
             raise ConfigError(f"task {task.kind} has labels along the window, which cannot be moved: set jitter to 0.")
         train, validation = self.split(task, seed)
         if not train:
-            raise InputError(f"{self.train}: its only row is for validation. Give more rows.")
+            raise InputError(
+                f"{self.train}: its only row, or all of them since they are of one stretch of the genome, are for "
+                "validation. Give more rows, or a validation table."
+            )
         columns = (self.label,) if isinstance(self.label, str) else self.label or ()
         columns = tuple(Path(track).stem for track in self.bigwig) or columns
         task = task.fitted(self.train, train if self.validation else [*train, *validation], train, columns)

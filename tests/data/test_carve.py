@@ -1,0 +1,73 @@
+"""Validation parts share no base with training, and are what they were where records have no place."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from titans_seq.data.carve import carved, stretches
+from titans_seq.data.record import Record
+
+Window = tuple[str, int, int, int]  # chromosome, row, start, length
+
+
+def records(windows: list[Window]) -> list[Record]:
+    return [
+        Record(f"{i}", np.zeros(n, np.uint8), chrom=chrom, start=start, row=row)
+        for i, (chrom, row, start, n) in enumerate(windows)
+    ]
+
+
+@st.composite
+def tiled(draw: st.DrawFn) -> list[Window]:
+    """Intervals of two chromosomes, tiled: windows may leave gaps between them and reach beyond."""
+    found = []
+    for row in range(1, draw(st.integers(1, 12)) + 1):
+        chrom, start = draw(st.sampled_from("ab")), draw(st.integers(0, 300))
+        length, stride = draw(st.integers(1, 20)), draw(st.integers(1, 40))
+        found += [(chrom, row, start + k * stride - 5, length) for k in range(draw(st.integers(1, 5)))]
+    return found
+
+
+def span(windows: list[Window], row: int) -> tuple[int, int]:
+    own = [(start, start + length) for _, r, start, length in windows if r == row]
+    return min(start for start, _ in own), max(end for _, end in own)
+
+
+@given(tiled())
+def test_stretches_are_the_connected_intervals(windows: list[Window]) -> None:
+    chroms = {row: chrom for chrom, row, _, _ in windows}
+    linked = {row: {row} for row in chroms}
+    for a in chroms:
+        for b in chroms:
+            (s, e), (t, f) = span(windows, a), span(windows, b)
+            if chroms[a] == chroms[b] and s < f and t < e:
+                both = linked[a] | linked[b]
+                linked |= dict.fromkeys(both, both)
+    found = stretches(records(windows))
+    for i, (_, a, _, _) in enumerate(windows):
+        for j, (_, b, _, _) in enumerate(windows):
+            assert (found[i] == found[j]) == (b in linked[a])
+    firsts = [int(np.argmax(found == number)) for number in range(found.max() + 1)]
+    assert firsts == sorted(firsts)
+
+
+@given(tiled(), st.floats(0.01, 0.9), st.integers(0, 5))
+def test_no_base_is_on_both_sides(windows: list[Window], share: float, seed: int) -> None:
+    held = carved(records(windows), share, np.random.default_rng(seed))
+    sides = [
+        {(chrom, at) for (chrom, _, start, n), h in zip(windows, held, strict=True) if h == side
+         for at in range(start, start + n)} for side in (False, True)
+    ]  # fmt: skip
+    assert held.any() and not sides[0] & sides[1]
+    rows = [{row for (_, row, _, _), h in zip(windows, held, strict=True) if h == side} for side in (False, True)]
+    assert not rows[0] & rows[1]
+    sizes = np.bincount(stretches(records(windows)))
+    assert held.sum() <= max(1, round(share * len(windows))) or held.sum() == sizes.min()
+
+
+@given(st.integers(1, 60), st.floats(0.01, 0.9), st.integers(0, 5))
+def test_records_without_a_place_are_drawn_one_by_one(count: int, share: float, seed: int) -> None:
+    rows = [Record(str(i), np.zeros(3, np.uint8), row=i + 1) for i in range(count)]
+    order = np.random.default_rng(seed).permutation(count)
+    expected = np.isin(np.arange(count), order[: max(1, round(share * count))])
+    assert (carved(rows, share, np.random.default_rng(seed)) == expected).all()
