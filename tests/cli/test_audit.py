@@ -152,7 +152,7 @@ def test_intervals_as_genomic_benchmarks_has_them(titans: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("chrom,start,end,label\nchr1,10,20,a\nchr1,30,25,b\n", "row 2 is no interval: chrom 'chr1', start '30'"),
+        ("chrom,start,end,label\nchr1,10,20,a\nchr1,30,25,b\n", "row 2 has the start 30 and the end 25"),
         ("chrom,start,end,label\nchr1,10,20,a\nchr1,10,20,b\n", "are the same interval with different labels"),
         ("chrom,start,end,label\nchr1,10,20,a\nchr1,40,50,a\n", "only one class"),
         ("chrom,start,end,label\nchr1,10,20,a\nchr1,40,50,\n", "row 2 has no label in column 'label'"),
@@ -164,6 +164,106 @@ def test_what_is_wrong_with_intervals_is_told(titans: Any, tmp_path: Path, conte
     told = titans("genomics", "audit", tmp_path / "x.csv").stdout
     assert says in told and f"{tmp_path / 'x.csv'}" in told.partition("problems")[2]
     assert says in titans("genomics", "audit", tmp_path / "x.csv", "--strict", code=3).stdout
+
+
+GENOME = {"1": bases(4000, 1), "2": bases(3000, 2)}
+
+
+@pytest.fixture
+def genome(tmp_path: Path) -> Path:
+    path = tmp_path / "genome.fa"
+    path.write_text("".join(f">{name}\n{text}\n" for name, text in GENOME.items()))
+    return path
+
+
+def test_places_of_every_kind_are_audited_with_their_sequences(titans: Any, genome: Path, tmp_path: Path) -> None:
+    """The same three intervals, of which one lies on the other strand, as BED, narrowPeak, GFF and a table."""
+    rows = [(0, 100, "a", "+"), (500, 700, "b", "-"), (1000, 1100, "a", "+")]
+    (tmp_path / "x.bed").write_text("".join(f"chr1\t{s}\t{e}\t{n}\t0\t{d}\n" for s, e, n, d in rows))
+    (tmp_path / "x.narrowPeak").write_text(
+        "".join(f"chr1\t{s}\t{e}\t{n}\t0\t{d}\t1\t1\t1\t-1\n" for s, e, n, d in rows)
+    )
+    (tmp_path / "x.gff3").write_text(
+        "".join(f"chr1\t.\tgene\t{s + 1}\t{e}\t.\t{d}\t.\tname={n}\n" for s, e, n, d in rows)
+    )
+    lines = ["chrom,start,end,strand,name", *(f"chr1,{s},{e},{d},{n}" for s, e, n, d in rows)]
+    (tmp_path / "x.csv").write_text("\n".join([*lines, ""]))
+    text = GENOME["1"][:100] + GENOME["1"][500:700] + GENOME["1"][1000:1100]
+    for name in ("x.bed", "x.narrowPeak", "x.gff3", "x.csv"):
+        given = ["genomics", "audit", tmp_path / name, "--feature", "gene", "--label-column", "name", "--json"]
+        places = json.loads(titans(*given).stdout)["facts"]
+        assert (places["rows"], places["bases"], places["chromosomes"], places["classes"]) == (3, 400, 1, 2)
+        assert "gc_share" not in places
+        found = json.loads(titans(*given, "--reference", genome).stdout)
+        facts = found["facts"]
+        assert (facts["rows"], facts["bases"], facts["chromosomes"], facts["classes"]) == (3, 400, 1, 2)
+        assert facts["gc_share"] == pytest.approx(sum(text.count(c) for c in "GC") / 400, abs=1e-6)
+        assert any("'chr1' = '1', 3 rows" in note for note in found["notes"]) and not found["problems"]
+    assert titans("genomics", "audit", tmp_path / "x.bed", "--strict").stdout.count("no problem found") == 1
+
+
+def test_what_intervals_of_two_splits_share_is_found_under_other_names(
+    titans: Any, genome: Path, tmp_path: Path
+) -> None:
+    """By place without the genome; with it copies elsewhere are found too, and the list has sequences."""
+    twin = GENOME["1"][100:200]
+    genome.write_text(genome.read_text() + f">3\n{bases(50, 3)}{twin}{bases(50, 4)}\n")
+    (tmp_path / "train.bed").write_text("1\t100\t200\ta\n2\t500\t600\tb\n2\t900\t1000\ta\n")
+    (tmp_path / "test.bed").write_text("chr2\t590\t690\tb\nchr3\t50\t150\ta\nchr2\t500\t600\tb\nchr1\t3000\t3100\ta\n")
+    given = ["genomics", "audit", tmp_path, "--label-column", "name", "--json", "--leak-free", tmp_path / "free.tsv"]
+    found = json.loads(titans(*given).stdout)
+    kinds = ("exact", "reverse_complement", "overlap", "near", "any")
+    assert [found["facts"]["leaks"][0][kind] for kind in kinds] == [1, 0, 2, None, 2]
+    assert any("chr2 = 2" in note for note in found["notes"])
+    found = json.loads(titans(*given, "--reference", genome, "--overwrite").stdout)
+    assert [found["facts"]["leaks"][0][kind] for kind in kinds] == [2, 0, 2, 2, 3]
+    lines = [line.split("\t") for line in (tmp_path / "free.tsv").read_text().splitlines()]
+    assert lines[0] == ["id", "chrom", "start", "end", "strand", "sequence", "label"]
+    assert lines[1:] == [["a::1:3000-3100", "1", "3000", "3100", ".", GENOME["1"][3000:3100], "a"]]
+
+
+def test_windows_are_audited_as_training_reads_them(titans: Any, genome: Path, tmp_path: Path) -> None:
+    table = [f"chr1,{i * 300},{i * 300 + 100},{'ab'[i % 2]},{'train' if i < 6 else 'test'}" for i in range(10)]
+    (tmp_path / "x.csv").write_text("\n".join(["chrom,start,end,label,split", *table, "chr1,9,3,a,test", ""]))
+    given = ["genomics", "audit", tmp_path / "x.csv", "--reference", genome, "--window", 60, "--stride", 20, "--json"]
+    found = json.loads(titans(*given, "--strict", code=3).stdout)
+    assert "row 11 has the start 9 and the end 3" in found["problems"][0]
+    assert [split["rows"] for split in found["facts"]["splits"].values()] == [6 * 3, 4 * 3]  # 3 windows an interval
+    assert found["facts"]["leaks"][0]["any"] == 0
+    found = json.loads(titans(*given[:-5], "--json").stdout)
+    assert [split["rows"] for split in found["facts"]["splits"].values()] == [6, 4]
+
+
+def test_a_folder_of_interval_files_a_class(titans: Any, genome: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for k, label in enumerate("ab"):
+            at = 1000 * k + 500 * (split == "test")
+            (tmp_path / split / f"{label}.bed").write_text(f"chr1\t{at}\t{at + 50}\nchr1\t{at + 90}\t{at + 99}\n")
+    for options in ((), ("--reference", genome)):
+        found = json.loads(titans("genomics", "audit", tmp_path, *options, "--json", "--strict").stdout)["facts"]
+        assert [split["rows"] for split in found["splits"].values()] == [4, 4]
+        assert [row["any"] for row in found["leaks"]] == [0, 0, 0]
+
+
+def test_a_bigwig_is_described(titans: Any, genome: Path, tmp_path: Path) -> None:
+    tools = pytest.importorskip("pybigtools")
+    values = [("chr1", 0, 1000, 2.0), ("chr1", 1500, 2000, -1.0), ("plasmid", 5, 10, 7.5)]
+    tools.open(str(tmp_path / "x.bw"), "w").write({"chr1": 4000, "plasmid": 10}, iter(values))
+    facts = json.loads(titans("genomics", "audit", tmp_path / "x.bw", "--json").stdout)["facts"]
+    assert (facts["chromosomes"], facts["bases"], facts["min"], facts["max"]) == (2, 4010, -1, 7.5)
+    assert facts["covered_share"] == pytest.approx(1505 / 4010, abs=1e-6)
+    assert facts["mean"] == pytest.approx((2000 - 500 + 37.5) / 1505)
+    first = {"chromosome": "chr1", "length": 4000, "covered_share": 0.375, "min": -1, "mean": 1.0, "max": 2}
+    assert facts["values_by_chromosome"][0] == first
+    found = json.loads(titans("genomics", "audit", tmp_path / "x.bw", "--reference", genome, "--json").stdout)
+    assert any("'chr1' = '1'" in note for note in found["notes"]) and not found["problems"]
+    assert any("1 of 2 records of" in note for note in found["notes"])
+    genome.write_text(">1\nACGT\n")
+    told = titans("genomics", "audit", tmp_path / "x.bw", "--reference", genome, "--strict", code=3).stdout
+    assert "'chr1' has 4,000 bases" in told and "Is it of another assembly?" in told
+    (tmp_path / "no.bw").write_text("1\t2\t3\n")
+    assert "no.bw is no bigWig" in titans("genomics", "audit", tmp_path / "no.bw", code=3).stderr
 
 
 def test_what_cannot_be_audited_is_refused(titans: Any, tmp_path: Path) -> None:
@@ -180,7 +280,7 @@ def test_what_cannot_be_audited_is_refused(titans: Any, tmp_path: Path) -> None:
     assert "two splits 'test'" in titans(*audit, tmp_path, code=3).stderr
     (tmp_path / "classes").mkdir()
     (tmp_path / "classes" / "a.csv").write_text("sequence\nACGT\n")
-    assert "no columns of chromosome, start and end" in titans(*audit, tmp_path / "classes", code=3).stderr
+    assert "no columns chrom, start and end" in titans(*audit, tmp_path / "classes", code=3).stderr
 
 
 def test_fasta_without_labels_can_be_compared(titans: Any, tmp_path: Path) -> None:
@@ -224,6 +324,24 @@ def genomics() -> Path:
     if not folder:
         pytest.skip("set TITANS_SEQ_DATA to the folder of real data to run this")
     return Path(folder) / "genomics"
+
+
+def test_the_chip_track_of_e_coli(titans: Any, genomics: Path) -> None:
+    pytest.importorskip("pybigtools")
+    track = genomics / "tracks" / "ecoli_U00096.3_ChIP-ACCCA-1.bw"
+    fasta = genomics / "genomes" / "ecoli_k12_mg1655_U00096.3.fa.gz"
+    found = json.loads(titans("genomics", "audit", track, "--reference", fasta, "--json").stdout)
+    assert found["facts"]["bases"] == 4_653_296 and found["facts"]["covered_share"] == 1  # as its own header counts
+    assert (found["facts"]["min"], found["facts"]["max"]) == (0, 499_942)
+    assert any("'NC_000913' = 'U00096.3'" in note for note in found["notes"])
+
+
+def test_genes_of_yeast(titans: Any, genomics: Path) -> None:
+    genome = genomics / "genomes" / "yeast_S288C.fa.gz"
+    given = ["genomics", "audit", genomics / "genomes" / "yeast_S288C.gff.gz", "--feature", "mRNA", "--json"]
+    facts = json.loads(titans(*given, "--reference", genome).stdout)["facts"]
+    assert facts["rows"] == json.loads(titans(*given).stdout)["facts"]["rows"] > 5000
+    assert 0.37 < facts["gc_share"] < 0.41  # of the genome 0.38, of genes a little more
 
 
 def leaks_of(titans: Any, path: Path) -> dict[tuple[str, str], dict[str, Any]]:

@@ -88,3 +88,24 @@ def test_names_that_agree_are_no_news(warned: list[str]) -> None:
 def test_a_name_that_may_be_two_is_refused() -> None:
     with pytest.raises(InputError, match=r"x.bed: 'chr1' may be '01' or '1' of g.fa. .*--aliases"):
         Aliases().translate({"chr1": 1}, ["01", "1"], "x.bed", "g.fa")
+
+
+@pytest.mark.parametrize("first", [HUMAN, UCSC, REFSEQ, GENBANK], ids=["1", "chr1", "NC_", "CM"])
+def test_names_of_several_files_get_the_first_that_means_the_same(first: list[str]) -> None:
+    found = Aliases().alike([*first, *HUMAN, *UCSC, *REFSEQ, *GENBANK])
+    for names in (HUMAN, UCSC, REFSEQ, GENBANK):
+        assert [found[name] for name in names] == first
+
+
+def test_names_alike_by_a_file_and_names_that_are_not(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("scaffold_1\tcontigA\n")
+    names = ["scaffold_1", "chr1", "contigA", "1", "Chromosome", "NC_000913.3", "U00096.2", "plasmid", ""]
+    found = Aliases.of_file(tmp_path / "names.txt").alike(names)
+    assert {name: other for name, other in found.items() if name != other} == {
+        "contigA": "scaffold_1",
+        "1": "chr1",
+        "NC_000913.3": "Chromosome",
+        "U00096.2": "Chromosome",
+    }
+    many = [f"contig_{i}" for i in range(20_000)]  # without comparing each with each
+    assert Aliases().alike(many) == dict(zip(many, many, strict=True))

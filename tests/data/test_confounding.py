@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from titans_seq.data.audit.confounding import auroc, cramers_v, effects
+from titans_seq.data.audit.coordinates import Coordinates
 from titans_seq.data.audit.splits import Split
-from titans_seq.data.coordinates import Coordinates
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2))
@@ -26,8 +26,8 @@ def test_cramers_v_is_0_of_independent_and_1_of_bound_counts() -> None:
 
 def split(labels: str, lengths: list[int], chromosomes: list[str] | None = None) -> Split:
     start = np.zeros(len(labels), np.int64)
-    place = Coordinates(tuple(chromosomes or ["chr1"] * len(labels)), start, np.array(lengths), ("",) * len(labels))
-    return Split("train", tuple(map(str, range(len(labels)))), tuple(labels), None, place)
+    place = Coordinates(tuple(chromosomes or ["chr1"] * len(labels)), start, np.array(lengths), (".",) * len(labels))
+    return Split("train", np.arange(len(labels)), tuple(map(str, range(len(labels)))), tuple(labels), None, place)
 
 
 def test_what_tells_classes_apart_is_said() -> None:

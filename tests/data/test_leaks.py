@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from titans_seq.data.audit.coordinates import Coordinates
 from titans_seq.data.audit.leaks import KINDS, find_leaks, overlapping
 from titans_seq.data.audit.splits import Split
-from titans_seq.data.coordinates import Coordinates
 from titans_seq.data.record import decode, encode
 from titans_seq.data.windows import reverse_complement
 from titans_seq.errors import InputError
@@ -13,16 +13,18 @@ from titans_seq.errors import InputError
 
 def sequences(name: str, rows: list[tuple[str, str]]) -> Split:
     ids = tuple(map(str, range(len(rows))))
-    return Split(name, ids, tuple(label for _, label in rows), tuple(encode(text) for text, _ in rows))
+    return Split(
+        name, np.arange(len(rows)), ids, tuple(label for _, label in rows), tuple(encode(text) for text, _ in rows)
+    )
 
 
 def places(rows: list[tuple[str, int, int, str]]) -> Coordinates:
     chrom, start, end, strand = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Coordinates(chrom, np.array(start, np.int64), np.array(end, np.int64), strand)
+    return Coordinates(chrom, np.array(start, np.int64), np.array(end, np.int64), strand, {"1": "chr1"})
 
 
 def intervals(name: str, rows: list[tuple[str, int, int, str]], labels: str) -> Split:
-    return Split(name, tuple(map(str, range(len(rows)))), tuple(labels), None, places(rows))
+    return Split(name, np.arange(len(rows)), tuple(map(str, range(len(rows)))), tuple(labels), None, places(rows))
 
 
 def dna(length: int, seed: int) -> str:
@@ -58,9 +60,9 @@ def test_each_kind_is_found_in_sequences_and_a_near_miss_is_not() -> None:
 
 
 def test_each_kind_is_found_in_intervals() -> None:
-    train = [("chr1", 100, 200, "+"), ("chr1", 300, 400, "-"), ("chr2", 0, 50, "")]
+    train = [("chr1", 100, 200, "+"), ("chr1", 300, 400, "-"), ("chr2", 0, 50, ".")]
     test = [
-        ("1", 100, 200, ""),  # as a whole, by another name of the chromosome; no strand is +
+        ("1", 100, 200, "."),  # as a whole, by another name of the chromosome; no strand is +
         ("chr1", 300, 400, "+"),  # the other strand
         ("chr1", 199, 300, "+"),  # one base
         ("chr1", 200, 300, "+"),  # next to it: half-open
@@ -84,7 +86,7 @@ def test_a_row_conflicts_where_any_copy_has_another_label() -> None:
 
 def test_sequences_that_lie_somewhere_are_compared_by_both() -> None:
     def both(name: str, text: str, place: tuple[str, int, int, str]) -> Split:
-        return Split(name, ("1",), ("a",), (encode(text),), places([place]))
+        return Split(name, np.arange(1), ("1",), ("a",), (encode(text),), places([place]))
 
     train = both("train", dna(60, 1), ("chr1", 100, 160, "+"))
     leaks = find_leaks(both("test", dna(60, 2), ("chr1", 150, 210, "+")), train)
@@ -101,10 +103,10 @@ def test_only_the_kinds_asked_for_are_leaks() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(InputError, match="test and train cannot be compared"):
-        find_leaks(sequences("test", [("ACGT", "a")]), intervals("train", [("chr1", 1, 5, "")], "a"))
+        find_leaks(sequences("test", [("ACGT", "a")]), intervals("train", [("chr1", 1, 5, ".")], "a"))
 
 
-interval = st.tuples(st.sampled_from(["chr1", "1", "chr2"]), st.integers(0, 20), st.integers(0, 9), st.just(""))
+interval = st.tuples(st.sampled_from(["chr1", "1", "chr2"]), st.integers(0, 20), st.integers(0, 9), st.just("."))
 rows = st.lists(interval.map(lambda row: (row[0], row[1], row[1] + row[2], row[3])), max_size=12)
 
 

@@ -106,15 +106,18 @@ def cutting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @command(app)
+@cutting
 def audit(
     path: Annotated[
         str,
         typer.Argument(
             metavar="TABLE|FASTA|DIR",
-            help="FASTA (- is stdin), a table of sequences or of chrom, start, end, or a folder: of one file a class, "
-            "or of a data set's splits (train and test, as files or folders).",
+            help="FASTA (- is stdin); a table of sequences; intervals (BED, narrowPeak, GFF, GTF, a table with chrom, "
+            "start and end), of whose sequences --reference tells more; a bigWig; or a folder: of one file a class, or "
+            "of a data set's splits (train and test, as files or folders).",
         ),
     ],
+    regions: dict[str, Any],
     test: Annotated[str | None, typer.Option(help="Test split, when the first is the training split.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
     leak_free: Annotated[
@@ -147,9 +150,12 @@ def audit(
     """Say what is in a file, and what a test set shares with its training set: copies, reverse complements, overlaps.
 
     Example: titans-seq genomics audit train.csv --test test.csv --leak-free test_leak_free.csv
+
+    Example: titans-seq genomics audit peaks.bed --reference genome.fa.gz
     """
     from titans_seq.cli.top import check_new, finish_audit
     from titans_seq.data.audit import audit_sequences
+    from titans_seq.data.regions import Regions
     from titans_seq.resources import data_file
 
     check_new(out, overwrite)
@@ -162,6 +168,7 @@ def audit(
         kinds=kind or (),
         near=near,
         leak_free=leak_free,
+        regions=Regions(**regions),
     )
     return finish_audit(found, out, strict and not found.sound)
 

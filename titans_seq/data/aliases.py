@@ -45,6 +45,11 @@ class _Name(NamedTuple):
     stem: str = ""  # accession without version
     version: str = ""
 
+    def parts(self) -> list[tuple[str, str]]:
+        """What it says, of which names that agree have one thing in common at least."""
+        bare = [] if self.bare is None else [("bare", self.bare)]
+        return [*bare, ("stem", self.stem)] if self.stem else bare
+
     def agrees(self, other: "_Name") -> bool:
         """Whether both may name one chromosome."""
         if self.stem and self.stem == other.stem:
@@ -124,6 +129,21 @@ class Aliases:
         if not usual and len(there) == 1 and any(meaning.bare == "" and not meaning.stem for meaning in meanings):
             return there
         return usual
+
+    def alike(self, names: Iterable[str]) -> dict[str, str]:
+        """For each of ``names``, of several files, the first of them that means the same chromosome."""
+        known: dict[object, list[str]] = {}  # by what two names that agree have in common: then one looks at few
+        found: dict[str, str] = {}
+        for name in names:
+            if name in found:
+                continue
+            keys = [("file", str(number)) for number, group in enumerate(self.groups) if name in group]
+            keys += [key for meaning in _meanings(name) for key in meaning.parts()]
+            there = dict.fromkeys(other for key in keys for other in known.get(key, ()))
+            found[name] = next(iter(self.find(name, there)), name)
+            for key in keys if found[name] == name else ():
+                known.setdefault(key, []).append(name)
+        return found
 
     def translate(
         self, wanted: Mapping[str, int], known: Iterable[str], source: str, target: str, judge: Judge = STRICT

@@ -12,17 +12,7 @@ from titans_seq.data.reference import Reference
 from titans_seq.errors import InputError
 from titans_seq.resources import data_file
 
-SUFFIXES = (".bw", ".bigwig")
-_MAGIC = (b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26")  # of either byte order (Kent et al. 2010, supplement, table 5)
-
-
-def is_bigwig(path: Path | str) -> bool:
-    """Whether a file is named or begins as a bigWig."""
-    path = Path(path)
-    if path.suffix.lower() in SUFFIXES or not path.is_file():
-        return path.suffix.lower() in SUFFIXES
-    with path.open("rb") as file:
-        return file.read(4) in _MAGIC
+SUFFIXES = (".bw", ".bigwig")  # what the library knows them by
 
 
 def _told(error: Exception) -> str:

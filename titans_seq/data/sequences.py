@@ -10,7 +10,16 @@ import polars as pl
 
 from titans_seq.data.compressed import UTF8_BOM, chunks, shown
 from titans_seq.data.fasta import read_fasta
-from titans_seq.data.intervals import LINE, SUFFIXES, has_intervals, interval_kind, intervals_of, read_bed, read_gff
+from titans_seq.data.intervals import (
+    CHROMS,
+    LINE,
+    SUFFIXES,
+    has_intervals,
+    interval_kind,
+    intervals_of,
+    read_bed,
+    read_gff,
+)
 from titans_seq.data.labels import LABELS, Columns, label_columns, label_texts
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.data.regions import Regions
@@ -19,7 +28,6 @@ from titans_seq.errors import InputError, UsageError
 
 SEQUENCES = ("sequence", "seq")
 IDS = ("id", "name", "record")
-CHROMOSOMES = ("chrom", "chr", "chromosome", "seqnames", "region")
 MISSING = ("", "NA", "NaN", "nan", "null")
 WHOLE = Regions()  # nothing is cut out
 UCI = ".data"
@@ -149,7 +157,7 @@ def _from_table(path: Path | str, asked: _Asked) -> _Found:
             "Name one of them so."
         )
     labels = _labels_in(table, ids, path, asked)
-    chromosomes_at = column_called(table, CHROMOSOMES)
+    chromosomes_at = column_called(table, CHROMS)
     chromosomes = _texts(table[chromosomes_at]) if chromosomes_at else [None] * len(table)
     rows = zip(_texts(table[at]), ids.to_list(), labels, chromosomes, strict=True)
     return _Found("row", _encoded(shown(path), rows, asked))
@@ -357,7 +365,7 @@ def read_places(
     asked = _Asked(None, label, None, None, need_labels, regions, judge, Tally())
     if interval_kind(path):
         return _from_intervals(path, asked).frame
-    table = read_table(path, judge)
+    table = read_rows(path, judge)
     return _placed(table, _ids_in(table, path, asked), path, asked).frame
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from titans_seq.data.aliases import Aliases
+from titans_seq.data.intervals import CHROMS, ENDS, STARTS
 from titans_seq.data.labels import LABELS
 from titans_seq.data.record import Record, decode, quoted
-from titans_seq.data.sequences import CHROMOSOMES, IDS, SEQUENCES
+from titans_seq.data.sequences import IDS, SEQUENCES
 from titans_seq.data.table import column_called, listed, read_table
 from titans_seq.errors import InputError
 
@@ -62,10 +64,12 @@ def _by_id(table: pl.DataFrame, records: Sequence[Record]) -> tuple[Keys, Keys] 
 
 
 def _by_place(table: pl.DataFrame, records: Sequence[Record]) -> tuple[Keys, Keys] | None:
-    """What names them as intervals: chromosome, with or without ``chr``, start and end."""
-    columns = [column_called(table, names) for names in (CHROMOSOMES, ("start",), ("end",))]
+    """What names them as intervals: chromosome, by any usual name, start and end."""
+    columns = [column_called(table, names) for names in (CHROMS, STARTS, ENDS)]
     if None in columns or any(record.start is None for record in records):
         return None
-    wanted = [(chrom.removeprefix("chr"), *place) for chrom, *place in _texts(table, [c for c in columns if c])]
-    places = [(r.chrom or "", r.start or 0, (r.start or 0) + len(r)) for r in records]
-    return wanted, [(chrom.removeprefix("chr"), str(start), str(end)) for chrom, start, end in places]
+    rows = _texts(table, [column for column in columns if column])
+    places = [(r.chrom or "", str(r.start), str((r.start or 0) + len(r))) for r in records]
+    called = Aliases().alike(chrom for chrom, *_ in [*places, *rows])
+    ours, wanted = ([(called[chrom], *place) for chrom, *place in part] for part in (places, rows))
+    return wanted, ours

@@ -101,5 +101,5 @@ def effects(split: Split, gc: np.ndarray | None) -> list[Effect]:
     if gc is not None:
         found.append(_of_number("GC content", "richer in G and C", "poorer in G and C", gc, labels, classes))
     if split.coordinates is not None:
-        found.append(_of_chromosome(split.coordinates.chrom, labels, classes))
+        found.append(_of_chromosome(split.coordinates.shared_chrom, labels, classes))
     return found

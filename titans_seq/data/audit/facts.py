@@ -136,7 +136,7 @@ def row_facts(split: Split, counts: np.ndarray) -> dict[str, Any]:
         )
     if (place := split.coordinates) is not None:
         repeated, conflicting = _repeats(list(place.places()), split.labels)
-        facts |= {"chromosomes": len(set(place.chrom)), "duplicate_intervals": repeated}
+        facts |= {"chromosomes": len({*place.shared_chrom} - {""}), "duplicate_intervals": repeated}
         facts.setdefault("conflicting_labels", conflicting)
     facts["classes"] = len(set(split.labels)) if labelled else 0
     return facts

@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from titans_seq.data.audit.coordinates import Coordinates
 from titans_seq.data.audit.near import near_pairs
 from titans_seq.data.audit.splits import Split
-from titans_seq.data.coordinates import Coordinates, plain_chromosome
 from titans_seq.data.windows import reverse_complement
 from titans_seq.errors import InputError
 
@@ -97,8 +97,7 @@ def overlapping(ours: Coordinates, theirs: Coordinates, our_group: np.ndarray, t
     """Return which of our intervals (n,) share a base with one of theirs, on either strand, in the same group."""
     chroms = _Numbers()
     our_key, their_key = (
-        _with(chroms.of(map(plain_chromosome, place.chrom)), group)
-        for place, group in ((ours, our_group), (theirs, their_group))
+        _with(chroms.of(place.shared_chrom), group) for place, group in ((ours, our_group), (theirs, their_group))
     )
     _, lines = np.unique(np.concatenate([our_key, their_key]), return_inverse=True)
     # All chromosomes on one line, so far apart that none touches another.

@@ -12,7 +12,10 @@ from titans_seq.data.audit.facts import audit_fasta, base_counts, class_facts, g
 from titans_seq.data.audit.found import Audit, Findings, share_of
 from titans_seq.data.audit.leaks import KINDS, NEAR, Kind, Leaks, find_leaks
 from titans_seq.data.audit.splits import Reading, Split, read_splits
-from titans_seq.data.sequences import is_fasta
+from titans_seq.data.audit.tracks import audit_bigwig
+from titans_seq.data.bigwig import SUFFIXES
+from titans_seq.data.regions import Regions
+from titans_seq.data.sequences import WHOLE, is_fasta
 from titans_seq.data.write import RowFile, check_suffix
 from titans_seq.errors import UsageError
 
@@ -43,18 +46,21 @@ def audit_sequences(
     kinds: Sequence[str] = (),
     near: float = NEAR,
     leak_free: Path | None = None,
+    regions: Regions = WHOLE,
 ) -> Audit:
     """Say what is in a file or data set, and which rows of a later split an earlier one holds.
 
     Args:
-        path: FASTA, which is read as a stream when it is all there is; a table of sequences or of intervals; a folder
-            of one file or folder a class; or a whole data set as `splits.read_splits` knows them.
+        path: FASTA, which is read as a stream when it is all there is; a bigWig; a table of sequences; intervals in a
+            table, BED, narrowPeak, GFF or GTF, with or without their genome; a folder of one file or folder a class; or
+            a whole data set as `splits.read_splits` knows them.
         test: the test split, when ``path`` is the training split.
         sequence: the column of sequences; found by its name when absent.
         label: the column of labels, likewise.
         kinds: what counts as a leak, of `leaks.KINDS`; all if none is given.
         near: Jaccard similarity of k-mer sets from which two sequences are near duplicates.
         leak_free: table to write of the test rows that have no leak, which `genomics evaluate` reads.
+        regions: the genome, and how sequences are cut out of it; without one intervals are compared by their places.
 
     Raises:
         InputError: if a file cannot be read at all: another format, or a symbol that is no nucleotide.
@@ -65,10 +71,12 @@ def audit_sequences(
     wanted = tuple(kind for kind in KINDS if kind in kinds or not kinds)
     if leak_free is not None:
         check_suffix(leak_free, RowFile.suffixes)
+    if test is None and leak_free is None and Path(path).suffix.lower() in SUFFIXES:
+        return audit_bigwig(path, regions)
     if test is None and leak_free is None and not Path(path).is_dir() and is_fasta(path):
         return audit_fasta(path)
     findings = Findings()
-    splits = read_splits(Path(path), test, Reading(findings.judge(), sequence, label))
+    splits = read_splits(Path(path), test, Reading(findings.judge(), sequence, label, regions))
     counts = [base_counts(split) for split in splits]
     pairs = [
         _Pair(split, other, find_leaks(split, other, wanted, near))
@@ -192,7 +200,7 @@ def _freed(pairs: list[_Pair], out: Path | None, findings: Findings) -> dict[str
     if out is None:
         return {"leak_free_test_rows": rows}
     file = RowFile(out)
-    file.write(test.take(np.flatnonzero(left)).rows())
+    file.write(test.take(np.flatnonzero(left)).as_table())
     return {"leak_free_test_rows": rows, "leak_free_list": {"file": str(out), "rows": file.finish()}}
 
 

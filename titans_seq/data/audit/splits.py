@@ -1,29 +1,34 @@
 """The splits of a data set: rows with labels, and their sequences, their places on a genome, or both."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from titans_seq.data.coordinates import Coordinates, Place, coordinates_of, has_coordinates
-from titans_seq.data.labels import LABELS
-from titans_seq.data.record import Judge, Record, Tally, decode, quoted
+from titans_seq.data.aliases import Aliases, several
+from titans_seq.data.audit.coordinates import Coordinates, Place
+from titans_seq.data.intervals import LINE, has_intervals, interval_kind, intervals_of
+from titans_seq.data.record import Judge, Tally, decode, quoted
+from titans_seq.data.regions import Regions
 from titans_seq.data.sequences import (
     FASTAS,
-    IDS,
-    MISSING,
+    INTERVALS,
     SEQUENCES,
     TABLES,
+    WHOLE,
     is_fasta,
+    read_places,
     read_rows,
     read_sequences,
     suffix_of,
 )
-from titans_seq.data.table import column_called, column_given, read_table
+from titans_seq.data.table import column_called
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, UsageError
+from titans_seq.resources import data_file
 
 _NAMES = {  # what splits are called, and when each is used
     **dict.fromkeys(("train", "training"), 0),
@@ -34,12 +39,14 @@ _NAMES = {  # what splits are called, and when each is used
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows in the order of their file. ``sequences`` are codes, absent from a table of intervals alone.
+    """Rows in the order of their file. ``sequences`` are codes, absent where there are intervals alone.
 
-    ``tally`` has what was read as something else, where it is known.
+    ``rows`` has where each stands in its file, counted from 1; ``tally`` what was read as something else, where it is
+    known.
     """
 
     name: str
+    rows: np.ndarray
     ids: tuple[str, ...]
     labels: tuple[str, ...]
     sequences: tuple[np.ndarray, ...] | None = None
@@ -66,23 +73,16 @@ class Split:
     def take(self, rows: np.ndarray, name: str = "") -> "Split":
         """Return some of the rows as a split."""
         picked = rows.tolist()
-        found = self.coordinates
         return Split(
             name or self.name,
+            self.rows[rows],
             tuple(self.ids[i] for i in picked),
             tuple(self.labels[i] for i in picked),
             None if self.sequences is None else tuple(self.sequences[i] for i in picked),
-            None
-            if found is None
-            else Coordinates(
-                tuple(found.chrom[i] for i in picked),
-                found.start[rows],
-                found.end[rows],
-                tuple(found.strand[i] for i in picked),
-            ),
+            None if self.coordinates is None else self.coordinates.take(rows),
         )
 
-    def rows(self) -> list[Row]:
+    def as_table(self) -> list[Row]:
         """Rows as a table that training and evaluation read: id, place and sequence where known, label."""
         columns: dict[str, Iterable[object]] = {"id": self.ids}
         if self.coordinates is not None:
@@ -96,11 +96,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a split's file is read: its columns, and whom faults are told to."""
+    """How a split's file is read: its columns, how intervals are cut out of a genome, and whom faults are told to."""
 
     judge: Judge
     sequence: str | None = None
     label: str | None = None
+    regions: Regions = WHOLE
 
     def split(self, name: str, path: Path) -> Split:
         """Read one file or folder.
@@ -108,64 +109,75 @@ class Reading:
         Raises:
             InputError: if it cannot be read at all.
         """
+        cut = self.regions.reference is not None
         if path.is_dir():
-            tables = _tables(path)
-            return self._classes(name, path, tables) if tables else self._records(name, path)
-        if is_fasta(path):
+            files = {} if cut else _files(path, TABLES + INTERVALS)
+            return self._classes(name, path, files) if files else self._records(name, path)
+        if is_fasta(path) or (interval_kind(path) and cut):
             return self._records(name, path)
-        return self.table(name, path, read_rows(path, self.judge))
+        if interval_kind(path):
+            return self._places(name, path)
+        table = read_rows(path, self.judge)
+        has_sequences = self.sequence or column_called(table, SEQUENCES)
+        if not has_sequences and not cut and has_intervals(table):
+            return self._places(name, path)
+        found = self._records(name, path)
+        if has_sequences and has_intervals(table):
+            places = intervals_of(table, path, judge=self.judge)
+            found = replace(found, coordinates=Coordinates.of_rows(places, found.rows.tolist()))
+        return found
 
     def _records(self, name: str, path: Path) -> Split:
         """Sequences; those that training would refuse for want of labels are something to predict on still."""
+        given: dict[str, Any] = {"sequence": self.sequence, "regions": self.regions, "judge": self.judge}
         tally = Tally()
         try:
-            if path.is_file() and is_fasta(path):
-                records = read_sequences(path, need_labels=False, judge=self.judge, tally=tally)
-            else:
-                records = read_sequences(path, sequence=self.sequence, label=self.label, judge=self.judge, tally=tally)
+            needed = not path.is_file() or not (is_fasta(path) or (interval_kind(path) and not self.label))
+            records = read_sequences(path, label=self.label, need_labels=needed, tally=tally, **given)
         except InputError as error:  # what else is wrong raises again
             tally = Tally()
-            records = read_sequences(path, sequence=self.sequence, need_labels=False, judge=self.judge, tally=tally)
+            records = read_sequences(path, need_labels=False, tally=tally, **given)
             self.judge.refuse(str(error))
-        return _of_records(name, records, tally)
+        cut = any(record.start is not None for record in records)
+        return Split(
+            name,
+            np.array([record.row or number for number, record in enumerate(records, start=1)]),
+            tuple(r.id for r in records),
+            tuple(r.label or "" for r in records),
+            tuple(r.codes for r in records),
+            Coordinates.of_records(records) if cut else None,
+            None if cut else tally,
+        )
 
-    def table(self, name: str, path: Path, table: pl.DataFrame) -> Split:
-        """Read a table: sequences, intervals, or both."""
-        placed = coordinates_of(table, path, self.judge) if has_coordinates(table) else None
-        if placed is None or self.sequence or column_called(table, SEQUENCES):
-            found = self._records(name, path)
-            return Split(name, found.ids, found.labels, found.sequences, placed, found.tally)
-        labels_at = column_given(table, self.label, path, "label") if self.label else column_called(table, LABELS)
-        if labels_at is None:
-            self.judge.refuse(f"{path} has no label column ({', '.join(LABELS)}).")
-        found = Split(name, _ids(table), self._labels(table, labels_at, path), None, placed)
-        self._check_intervals(found, path)
+    def _places(self, name: str, path: Path, label: str | None = None) -> Split:
+        """Intervals without sequences, all of one ``label`` or with their own."""
+        needed = label is None and (self.label is not None or not interval_kind(path))
+        given: dict[str, Any] = {"regions": self.regions, "judge": self.judge}
+        try:
+            own = self.label if label is None else None
+            places = read_places(path, label=own, need_labels=needed, **given)
+        except InputError as error:
+            places = read_places(path, need_labels=False, **given)
+            self.judge.refuse(str(error))
+        rows = places[LINE].to_numpy()
+        ids = places["id"].fill_null(places[LINE].cast(pl.String))
+        labels = places["label"].fill_null("") if label is None else [label] * len(rows)
+        prefix = "" if label is None else f"{label}/"  # each file counts anew
+        found = Split(
+            name,
+            rows,
+            tuple(f"{prefix}{id}" for id in ids),
+            tuple(labels),
+            None,
+            Coordinates.of_rows(places, rows.tolist()),
+        )
+        if label is None:
+            self._check_intervals(found, path)
         return found
 
-    def _labels(self, table: pl.DataFrame, column: str | None, path: Path) -> tuple[str, ...]:
-        labels = _column(table, column) if column else ("",) * len(table)
-        missing = [row for row, label in enumerate(labels, start=1) if label in MISSING]
-        if column and missing:
-            more = f" ({len(missing):,} rows)" if len(missing) > 1 else ""
-            self.judge.refuse(
-                f"{path}: row {missing[0]} has no label in column {column!r}{more}. Fill in or remove it."
-            )
-        return labels
-
-    def _classes(self, name: str, folder: Path, tables: dict[str, Path]) -> Split:
-        """Read a folder of one table a class, as GenomicBenchmarks has them; the class is the table's name."""
-        parts = []
-        for label, path in tables.items():
-            table = read_table(path, self.judge)
-            if not has_coordinates(table):
-                raise InputError(
-                    f"{path} has no columns of chromosome, start and end. A folder of one table a class holds "
-                    "intervals; sequences stand in one table with a label column, or in a FASTA file a class."
-                )
-            ids = tuple(f"{label}/{id}" for id in _ids(table))  # each file counts anew
-            placed = coordinates_of(table, path, self.judge)
-            parts.append(Split(name, ids, (label,) * len(ids), None, placed))
-        found = _joined(name, parts)
+    def _classes(self, name: str, folder: Path, files: dict[str, Path]) -> Split:
+        """Read a folder of one file a class, as GenomicBenchmarks has them; the class is the file's name."""
+        found = _joined(name, [self._places(name, path, label) for label, path in files.items()])
         self._check_intervals(found, folder)
         return found
 
@@ -188,26 +200,12 @@ class Reading:
             )
 
 
-def _ids(table: pl.DataFrame) -> tuple[str, ...]:
-    """Ids of rows; a row without one has its number, counted from 1."""
-    name = column_called(table, IDS)
-    ids = _column(table, name) if name else ("",) * len(table)
-    return tuple(id or str(row) for row, id in enumerate(ids, start=1))
-
-
-def _column(table: pl.DataFrame, name: str) -> tuple[str, ...]:
-    return tuple(table[name].cast(pl.String).str.strip_chars().fill_null("").to_list())
-
-
-def _of_records(name: str, records: list[Record], tally: Tally) -> Split:
-    ids, labels = tuple(r.id for r in records), tuple(r.label or "" for r in records)
-    return Split(name, ids, labels, tuple(r.codes for r in records), None, tally)
-
-
 def _joined(name: str, parts: list[Split]) -> Split:
     places = [part.coordinates for part in parts if part.coordinates is not None]
+    rows = sum(len(part) for part in parts)
     return Split(
         name,
+        np.arange(1, rows + 1),
         tuple(id for part in parts for id in part.ids),
         tuple(label for part in parts for label in part.labels),
         None,
@@ -228,9 +226,9 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _tables(folder: Path) -> dict[str, Path]:
-    """The tables of a folder by their names."""
-    return {_stem(entry): entry for entry in _visible(folder) if entry.is_file() and suffix_of(entry) in TABLES}
+def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a folder with one of the suffixes, by their names."""
+    return {_stem(entry): entry for entry in _visible(folder) if entry.is_file() and suffix_of(entry) in suffixes}
 
 
 def _splits_in(folder: Path) -> dict[str, Path]:
@@ -238,7 +236,7 @@ def _splits_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in _visible(folder):
         name = _stem(entry)
-        if name.lower() not in _NAMES or not (entry.is_dir() or suffix_of(entry) in TABLES + FASTAS):
+        if name.lower() not in _NAMES or not (entry.is_dir() or suffix_of(entry) in TABLES + FASTAS + INTERVALS):
             continue
         if name in found:
             raise InputError(f"{folder} has two splits {name!r}: {found[name].name} and {entry.name}. Keep one.")
@@ -249,8 +247,22 @@ def _splits_in(folder: Path) -> dict[str, Path]:
 def _cut(whole: Split, marks: tuple[str, ...]) -> list[Split]:
     """Cut a table by its column of splits."""
     names = sorted(set(marks), key=lambda name: _NAMES[name.lower()])
-    column = np.array(marks)
+    column = np.array(marks)[whole.rows - 1]
     return [whole.take(np.flatnonzero(column == name), name) for name in names]
+
+
+def _called_alike(splits: list[Split], aliases: Aliases, judge: Judge) -> list[Split]:
+    """Splits that name a chromosome differently, with one name for it, which is told."""
+    names = [name for split in splits if split.coordinates for name in dict.fromkeys(split.coordinates.chrom)]
+    alike = {name: other for name, other in aliases.alike(names).items() if name != other}
+    if not alike:
+        return splits
+    pairs = several(f"{name} = {other}" for name, other in alike.items())
+    judge.doubt(f"Names of chromosomes that differ and were taken for one: {pairs}.")
+    return [
+        split if split.coordinates is None else replace(split, coordinates=replace(split.coordinates, alike=alike))
+        for split in splits
+    ]
 
 
 def read_splits(path: Path, test: Path | None, reading: Reading) -> list[Split]:
@@ -258,14 +270,19 @@ def read_splits(path: Path, test: Path | None, reading: Reading) -> list[Split]:
 
     Args:
         path: a folder with a file or folder for each split; a table with a column ``split``; or one split: a table,
-            a FASTA file, a folder of one file or folder a class.
+            a FASTA file, intervals, a folder of one file or folder a class.
         test: the test split, when ``path`` is the training split.
-        reading: columns, and whom faults are told to.
+        reading: columns, the genome, and whom faults are told to.
 
     Raises:
         UsageError: if a test split is given twice.
         InputError: if a file cannot be read at all.
     """
+    aliases = Aliases.of_file(data_file(reading.regions.aliases) if reading.regions.aliases else None)
+    return _called_alike(_read_splits(path, test, reading), aliases, reading.judge)
+
+
+def _read_splits(path: Path, test: Path | None, reading: Reading) -> list[Split]:
     inside = _splits_in(path) if path.is_dir() else {}
     if test is not None:
         if inside:
@@ -275,11 +292,11 @@ def read_splits(path: Path, test: Path | None, reading: Reading) -> list[Split]:
         return [reading.split("train", path), reading.split("test", test)]
     if inside:
         return [reading.split(name, entry) for name, entry in inside.items()]
-    if path.is_file() and not is_fasta(path):
-        table = read_rows(path, reading.judge)
-        column = column_called(table, ("split",))
-        marks = _column(table, column) if column else ()
-        if len(set(marks)) > 1 and all(mark.lower() in _NAMES for mark in marks):
-            return _cut(reading.table("", path, table), marks)
-        return [reading.table("", path, table)]
-    return [reading.split("", path)]
+    whole = reading.split("", path)
+    if not path.is_file() or is_fasta(path) or interval_kind(path):
+        return [whole]
+    table = read_rows(path, reading.judge)
+    column = column_called(table, ("split",))
+    marks = tuple(table[column].cast(pl.String).str.strip_chars().fill_null("")) if column else ()
+    is_cut = len(set(marks)) > 1 and all(mark.lower() in _NAMES for mark in marks)
+    return _cut(whole, marks) if is_cut else [whole]
