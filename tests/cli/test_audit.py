@@ -4,8 +4,6 @@ import gzip
 import json
 import os
 import random
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -304,15 +302,6 @@ def test_long_work_tells_how_far_it_is(titans: Any, tmp_path: Path, monkeypatch:
     (tmp_path / "x.fa").write_text(f">a\n{bases(100_000, 1)}\n")
     assert "reading x.fa: 65,536 bases" in titans("genomics", "audit", tmp_path / "x.fa").stderr
     assert "looking for near duplicates: " in titans("genomics", "audit", *as_tables(tmp_path)).stderr
-
-
-def test_the_example_of_help_runs(titans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    as_tables(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    example = re.search(r"Example: titans-seq (.*?)\n\n", titans("genomics", "audit", "--help").stdout, re.DOTALL)
-    assert example is not None
-    titans(*shlex.split(example[1]))
-    assert (tmp_path / "test_leak_free.csv").exists()
 
 
 # --- real data sets: the leaks that were counted from the interval files by other means

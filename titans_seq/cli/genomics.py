@@ -662,7 +662,7 @@ def mutate(
 ) -> Any:
     """Score every single-base change of a region (in-silico saturation mutagenesis): a table, and a heat map.
 
-    Example: titans-seq genomics mutate runs/genome genome.fa.gz --region chr20:1000001-1000200 --out changes.tsv
+    Example: titans-seq genomics mutate runs/genome genome.fa.gz --region chr20:1001-1200 --out changes.tsv
     """
     from titans_seq.variants import mutate as run_mutate
 

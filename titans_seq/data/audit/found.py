@@ -74,10 +74,15 @@ class Audit:
             ("notes", self.notes),
         ):
             if found:
-                lines += ["", title, *(f"  - {printable(line)}" for line in found[:_SHOWN])]
+                lines += ["", title, *(f"  - {_wrapped(line)}" for line in found[:_SHOWN])]
                 lines += [f"  and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []
         notes = f"; notes: {len(self.notes):,}" if self.notes else ""
         return "\n".join([*lines, "", f"no problem found{notes}"] if self.sound else lines)
+
+
+def _wrapped(text: str) -> str:
+    """Lines of a sentence below each other: some have a table."""
+    return "\n    ".join(map(printable, text.split("\n")))
 
 
 def _title(name: str) -> str:
