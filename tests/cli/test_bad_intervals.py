@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from titans_seq.data.reference import _kept
+
 Check = Callable[..., Result]
 GENOME = f">1 first\n{'ACGTTGCA' * 5}\n>2\n{'ACCA' * 20}\n>MT\nACGT\n"
 
@@ -107,6 +109,26 @@ def test_lines_of_one_feature_are_joined_and_told(predict: Check, tmp_path: Path
     assert [line.split(",")[0] for line in (tmp_path / "out.csv").read_text().splitlines()] == ["id", "g", "b"]
 
 
+@pytest.mark.parametrize(("content", "says"), BED)
+def test_an_audit_tells_of_bed_what_training_would_refuse(
+    titans: Any, genome: Path, tmp_path: Path, content: str | bytes, says: str
+) -> None:
+    path = tmp_path / "x.bed"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    told = titans("genomics", "audit", path, "--reference", genome, "--strict", code=3)
+    assert says in told.output and str(path) in told.output
+
+
+@pytest.mark.parametrize(("content", "says"), GFF)
+def test_an_audit_tells_of_gff_what_training_would_refuse(
+    titans: Any, genome: Path, tmp_path: Path, content: str, says: str
+) -> None:
+    path = tmp_path / "x.gff3"
+    path.write_text(content)
+    told = titans("genomics", "audit", path, "--reference", genome, "--feature", "gene", "--strict", code=3)
+    assert says in told.output and str(path) in told.output
+
+
 TABLE = [
     pytest.param("1,1,5\n1,7,5\n", "row 2 has the start 7 and the end 5", id="start > end"),
     pytest.param("1,-1,5\n", "row 1 has the negative start -1", id="negative"),
@@ -153,6 +175,32 @@ def test_the_genome_itself_may_be_bad(
     given = ["genomics", "predict", models.classifier, bed, "--out", tmp_path / "o.csv", "--reference", genome]
     told = titans(*given, code=code).stderr
     assert says in told and str(genome) in told
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        pytest.param(
+            "1\t99\t9\t40\t41\n2\t80\t53\t80\t81\nMT\t4\t138\t4\t5\n", "gives record '1' 99 bases", id="stale"
+        ),
+        pytest.param("1\t40\t8\t40\t41\n2\t80\t53\t80\t81\nMT\t4\t138\t4\t5\n", "stand elsewhere", id="wrong"),
+        pytest.param("1\t40\t9\t40\t41\n", "lacks record '2'", id="incomplete"),
+        pytest.param("1\tmany\n", "malformed", id="malformed"),
+    ],
+)
+def test_the_genome_is_read_whatever_its_index_says(
+    predict: Check, genome: Path, tmp_path: Path, index: str, says: str
+) -> None:
+    predict("1\t1\t5\n2\t3\t79\nMT\t0\t4\n")
+    found = (tmp_path / "out.csv").read_bytes()
+    (tmp_path / "out.csv").unlink()
+    fai = genome.with_name("genome.fa.fai")
+    fai.write_text(index)
+    _kept.cache_clear()  # as in another process
+    told = predict("1\t1\t5\n2\t3\t79\nMT\t0\t4\n").stderr
+    assert says in told and "made again" in told and told.count("warning:") == 1 and str(fai) in told
+    assert found == (tmp_path / "out.csv").read_bytes()
+    assert fai.read_text() == "1\t40\t9\t40\t41\n2\t80\t53\t80\t81\nMT\t4\t138\t4\t5\n"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +295,8 @@ def test_labelled_intervals_go_all_the_way(titans: Any, tiny: Any, genome: Path,
     """Trained with windows and jitter, then read as in training: the genome and the window need not be said again."""
     path, run = tmp_path / "x.bed", tmp_path / "run"
     path.write_text("".join(f"chr2\t{i}\t{i + 9}\t{'ab'[i % 2]}\t0\t{'+-'[i % 2]}\n" for i in range(0, 60, 3)))
-    given = ["genomics", "finetune", path, "--out", run, "--label-column", "name", "--reference", genome]
+    given = ["genomics", "finetune", path, "--validation", path, "--out", run, "--label-column", "name"]
+    given += ["--reference", genome]
     cutting = ["--window", 21, "--jitter", 4, "--max-n", 0.5, "--set", "data.on_conflict=warn"]
     titans(*given, *cutting, *tiny.size, "--set", "training.steps=2")
     recipe = (run / "recipe.yaml").read_text()
@@ -271,6 +320,7 @@ def test_a_changed_genome_is_noticed_at_a_resume(titans: Any, tiny: Any, genome:
     path, run = tmp_path / "x.bed", tmp_path / "run"
     path.write_text(bed("a", "b", "a", "b", "a", "b"))
     given = ["genomics", "finetune", path, "--out", run, "--label-column", "name", "--reference", genome, *tiny.size]
+    given += ["--validation", path]
     titans(*given, "--set", "training.steps=2", "--set", "training.checkpoint_every=1")
     genome.write_text(GENOME.replace("ACGTTGCA", "ACGTTGCC"))
     told = titans(*given, "--set", "training.steps=2", "--set", "training.checkpoint_every=1", "--resume", code=3)

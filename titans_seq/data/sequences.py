@@ -364,9 +364,13 @@ def read_places(
     """
     asked = _Asked(None, label, None, None, need_labels, regions, judge, Tally())
     if interval_kind(path):
-        return _from_intervals(path, asked).frame
-    table = read_rows(path, judge)
-    return _placed(table, _ids_in(table, path, asked), path, asked).frame
+        found = _from_intervals(path, asked)
+    else:
+        table = read_rows(path, judge)
+        found = _placed(table, _ids_in(table, path, asked), path, asked)
+    if found.frame.is_empty():
+        raise InputError(f"{shown(path)} has no row that is an interval.")
+    return found.frame
 
 
 def read_sequences(

@@ -17,7 +17,7 @@ from titans_seq.data.bigwig import SUFFIXES
 from titans_seq.data.regions import Regions
 from titans_seq.data.sequences import WHOLE, is_fasta
 from titans_seq.data.write import RowFile, check_suffix
-from titans_seq.errors import UsageError
+from titans_seq.errors import InputError, UsageError
 
 _TOO_FEW = 50  # rows of a class: an accuracy measured on fewer is uncertain by 0.14 and more
 _SAYS: dict[Kind, str] = {
@@ -76,7 +76,12 @@ def audit_sequences(
     if test is None and leak_free is None and not Path(path).is_dir() and is_fasta(path):
         return audit_fasta(path)
     findings = Findings()
-    splits = read_splits(Path(path), test, Reading(findings.judge(), sequence, label, regions))
+    try:
+        splits = read_splits(Path(path), test, Reading(findings.judge(), sequence, label, regions))
+    except InputError as error:  # where nothing is left, what was wrong with it says more
+        if findings.problems:
+            raise InputError(findings.problems[0]) from error
+        raise
     counts = [base_counts(split) for split in splits]
     pairs = [
         _Pair(split, other, find_leaks(split, other, wanted, near))
