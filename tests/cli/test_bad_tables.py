@@ -104,14 +104,21 @@ def test_bad_labels_are_refused(labels: Check, tmp_path: Path, content: str | by
         ("id,label\na,x\n", "record 'b' has no label"),
         ("id,label\na,x\nb,\n", "row 2 (id 'b') has no label"),
         ("id,label\na,x\nb,y\na,y\n", "row 3 gives id 'a' the label 'y', an earlier row 'x'"),
+        ("id,kind\na,x\nb,y\n", "no label column"),
     ],
-    ids=["unknown id", "unlabelled record", "missing label", "two labels"],
+    ids=["unknown id", "unlabelled record", "missing label", "two labels", "no label column"],
 )
 def test_labels_beside_a_fasta(labels: Check, tmp_path: Path, table: str, says: str) -> None:
     (tmp_path / "labels.csv").write_text(table)
     fasta = ">a\nACGT\n>b\nTTAC\n"
     told = labels(fasta, "--labels", tmp_path / "labels.csv", code=3, name="t.fa").stderr
     assert says in told and str(tmp_path / "labels.csv") in told
+
+
+def test_labels_beside_a_fasta_of_one_class(labels: Check, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id,label\na,x\nb,x\n")
+    told = labels(">a\nACGT\n>b\nTT\n", "--labels", tmp_path / "labels.csv", code=3, name="t.fa").stderr
+    assert f"{tmp_path / 't.fa'} has only one class, 'x'" in told
 
 
 def test_a_label_that_only_the_validation_table_has(labels: Check, tmp_path: Path) -> None:

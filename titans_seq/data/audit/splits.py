@@ -1,9 +1,10 @@
 """The splits of a data set: rows with labels, and their sequences, their places on a genome, or both."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ import polars as pl
 from titans_seq.data.aliases import Aliases, several
 from titans_seq.data.audit.coordinates import Coordinates, Place
 from titans_seq.data.intervals import LINE, has_intervals, interval_kind, intervals_of
-from titans_seq.data.record import Judge, Tally, decode, quoted
+from titans_seq.data.record import Judge, Record, Tally, decode, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.sequences import (
     FASTAS,
@@ -29,6 +30,8 @@ from titans_seq.data.table import column_called
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, UsageError
 from titans_seq.resources import data_file
+
+_Found = TypeVar("_Found")
 
 _NAMES = {  # what splits are called, and when each is used
     **dict.fromkeys(("train", "training"), 0),
@@ -109,17 +112,17 @@ class Reading:
         Raises:
             InputError: if it cannot be read at all.
         """
-        cut = self.regions.reference is not None
+        has_genome = self.regions.reference is not None
         if path.is_dir():
-            files = {} if cut else _files(path, TABLES + INTERVALS)
+            files = {} if has_genome else _files(path, TABLES + INTERVALS)
             return self._classes(name, path, files) if files else self._records(name, path)
-        if is_fasta(path) or (interval_kind(path) and cut):
+        if is_fasta(path):
             return self._records(name, path)
         if interval_kind(path):
-            return self._places(name, path)
+            return self._records(name, path) if has_genome else self._places(name, path)
         table = read_rows(path, self.judge)
         has_sequences = self.sequence or column_called(table, SEQUENCES)
-        if not has_sequences and not cut and has_intervals(table):
+        if not has_sequences and not has_genome and has_intervals(table):
             return self._places(name, path)
         found = self._records(name, path)
         if has_sequences and has_intervals(table):
@@ -127,57 +130,50 @@ class Reading:
             found = replace(found, coordinates=Coordinates.of_rows(places, found.rows.tolist()))
         return found
 
-    def _records(self, name: str, path: Path) -> Split:
-        """Sequences; those that training would refuse for want of labels are something to predict on still."""
-        given: dict[str, Any] = {"sequence": self.sequence, "regions": self.regions, "judge": self.judge}
-        tally = Tally()
+    def _labelled(self, path: Path, read: Callable[..., _Found]) -> _Found:
+        """What ``read`` gives with labels; without, where training would refuse these, which is told.
+
+        A FASTA has none, and intervals may have: both are something to predict on still.
+        """
+        unlabelled = path.is_file() and (is_fasta(path) or (interval_kind(path) and not self.label))
         try:
-            needed = not path.is_file() or not (is_fasta(path) or (interval_kind(path) and not self.label))
-            records = read_sequences(path, label=self.label, need_labels=needed, tally=tally, **given)
+            return read(label=self.label, need_labels=not unlabelled)
         except InputError as error:  # what else is wrong raises again
-            tally = Tally()
-            records = read_sequences(path, need_labels=False, tally=tally, **given)
+            found = read(label=None, need_labels=False)
             self.judge.refuse(str(error))
-        cut = any(record.start is not None for record in records)
+            return found
+
+    def _records(self, name: str, path: Path) -> Split:
+        """Sequences, and where they lie if they are cut out of a genome."""
+
+        def read(**labels: Any) -> tuple[list[Record], Tally]:
+            tally = Tally()
+            given: dict[str, Any] = {"sequence": self.sequence, "regions": self.regions, **labels}
+            return read_sequences(path, judge=self.judge, tally=tally, **given), tally
+
+        records, tally = self._labelled(path, read)
+        placed = any(record.start is not None for record in records)
         return Split(
             name,
             np.array([record.row or number for number, record in enumerate(records, start=1)]),
             tuple(r.id for r in records),
             tuple(r.label or "" for r in records),
             tuple(r.codes for r in records),
-            Coordinates.of_records(records) if cut else None,
-            None if cut else tally,
+            Coordinates.of_records(records) if placed else None,
+            None if placed else tally,
         )
 
-    def _places(self, name: str, path: Path, label: str | None = None) -> Split:
-        """Intervals without sequences, all of one ``label`` or with their own."""
-        needed = label is None and (self.label is not None or not interval_kind(path))
-        given: dict[str, Any] = {"regions": self.regions, "judge": self.judge}
-        try:
-            own = self.label if label is None else None
-            places = read_places(path, label=own, need_labels=needed, **given)
-        except InputError as error:
-            places = read_places(path, need_labels=False, **given)
-            self.judge.refuse(str(error))
-        rows = places[LINE].to_numpy()
-        ids = places["id"].fill_null(places[LINE].cast(pl.String))
-        labels = places["label"].fill_null("") if label is None else [label] * len(rows)
-        prefix = "" if label is None else f"{label}/"  # each file counts anew
-        found = Split(
-            name,
-            rows,
-            tuple(f"{prefix}{id}" for id in ids),
-            tuple(labels),
-            None,
-            Coordinates.of_rows(places, rows.tolist()),
-        )
-        if label is None:
-            self._check_intervals(found, path)
+    def _places(self, name: str, path: Path) -> Split:
+        """Intervals without sequences."""
+        read = partial(read_places, path, regions=self.regions, judge=self.judge)
+        found = _of_places(name, self._labelled(path, read))
+        self._check_intervals(found, path)
         return found
 
     def _classes(self, name: str, folder: Path, files: dict[str, Path]) -> Split:
         """Read a folder of one file a class, as GenomicBenchmarks has them; the class is the file's name."""
-        found = _joined(name, [self._places(name, path, label) for label, path in files.items()])
+        read = partial(read_places, need_labels=False, regions=self.regions, judge=self.judge)
+        found = _joined(name, [_of_places(name, read(path), label) for label, path in files.items()])
         self._check_intervals(found, folder)
         return found
 
@@ -198,6 +194,21 @@ class Reading:
                 f"different labels, {split.labels[first]!r} and {split.labels[row]!r}; {len(pairs):,} such conflicting "
                 "duplicates. Remove them, or decide for one label."
             )
+
+
+def _of_places(name: str, places: pl.DataFrame, label: str | None = None) -> Split:
+    """A split of intervals, with their own labels or all of one ``label``."""
+    prefix = "" if label is None else f"{label}/"  # each file counts anew
+    ids = places["id"].fill_null(places[LINE].cast(pl.String))
+    rows = places[LINE].to_numpy()
+    return Split(
+        name,
+        rows,
+        tuple(f"{prefix}{id}" for id in ids),
+        tuple(places["label"].fill_null("")) if label is None else (label,) * len(places),
+        None,
+        Coordinates.of_rows(places, rows.tolist()),
+    )
 
 
 def _joined(name: str, parts: list[Split]) -> Split:
