@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from click.testing import Result
+from hypothesis import settings
 from typer.testing import CliRunner
 
 from titans_seq.cli import app
 
 Call = Callable[..., Result]
+
+settings.register_profile("any machine", deadline=None)  # what a test takes depends on what else runs
+settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

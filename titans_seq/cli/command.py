@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -55,14 +56,20 @@ class _Told(logging.Handler):
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Register a function as a command: what it returns is reported, what it raises becomes message and exit code.
 
-    A command returns the mapping to report; or text, the mapping behind it, and the exit code.
+    A command returns the mapping to report; or text, the mapping behind it, and the exit code. A parameter that is a
+    dataclass stands for its fields, each an option.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        groups: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}
+
         @functools.wraps(function)
         def run(json_: bool, quiet: bool, debug: bool, **options: Any) -> None:
             _set_up(quiet)
             try:
+                for group, kind in groups.items():
+                    options[group] = kind(**{field.name: options.pop(field.name) for field in fields(kind)})
                 code = _report(function(**options), as_json=json_)
             except BaseException as error:
                 if debug and not isinstance(error, BrokenPipeError):
@@ -70,16 +77,25 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
                 code = _tell(error)
             raise typer.Exit(code)
 
-        signature = inspect.signature(function, eval_str=True)
-        common = [
-            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for n, kind in _COMMON.items()
-        ]
-        run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *common])  # type: ignore[attr-defined]
+        common = [_option(n, kind, False) for n, kind in _COMMON.items()]
+        run.__signature__ = inspect.Signature([*(option for p in own for option in _options(p)), *common])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
         return app.command(name)(run)
 
     return decorate
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """What stands for a parameter on the command line: itself, or the fields of its dataclass."""
+    kind = parameter.annotation
+    if not is_dataclass(kind):
+        return [_option(parameter.name, kind, parameter.default)]
+    types = get_type_hints(kind, include_extras=True)
+    return [_option(field.name, types[field.name], field.default) for field in fields(kind)]
 
 
 def _set_up(quiet: bool) -> None:

@@ -1,34 +1,24 @@
 """``titans-seq genomics``: sequences."""
 
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from titans_seq.cli.command import (
-    BatchSize,
     Config,
-    Device,
-    DryRun,
     Model,
     Overwrite,
-    Resume,
     Run,
-    Seed,
-    Settings,
     Start,
     StateIn,
-    StateOut,
-    Threads,
     absolute,
     backbone_of,
     command,
     sets_length,
     weights_of,
 )
+from titans_seq.cli.options import BothStrands, Cutting, Measuring, Streaming, Training, Writing
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -40,42 +30,6 @@ Input = Annotated[
         "end; - is a FASTA on stdin.",
     ),
 ]
-Reset = Annotated[
-    str,
-    typer.Option(
-        metavar="RULE",
-        help="When the memory begins anew: record; never (records are one stream); N:LENGTH, also after a run of at "
-        "least LENGTH N; every:LENGTH, also every LENGTH bases.",
-    ),
-]
-BothStrands = Annotated[
-    bool, typer.Option("--both-strands", help="Average over each record and its reverse complement; the work doubles.")
-]
-
-
-_CUTTING: dict[str, Any] = {  # options of `titans_seq.data.regions.Regions`
-    "reference": Annotated[str | None, typer.Option(metavar="FASTA", help="Genome that intervals are places of.")],
-    "aliases": Annotated[
-        str | None, typer.Option(metavar="FILE", help="Lines of chromosome names that mean the same.")
-    ],
-    "feature": Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND,...",
-            help="Kinds of feature to read of a GFF or GTF, such as gene,CDS; lines of one feature are joined.",
-        ),
-    ],
-    "window": Annotated[
-        int | None, typer.Option(min=1, help="Cut so many bases around each summit or centre, with N beyond the ends.")
-    ],
-    "stride": Annotated[
-        int | None, typer.Option(min=1, help="Tile each interval instead, with a window every so many bases.")
-    ],
-    "max_n": Annotated[
-        float | None, typer.Option(min=0, max=1, help="Leave out windows with a larger share of N than this.")
-    ],
-    "blacklist": Annotated[str | None, typer.Option(metavar="BED", help="Leave out windows that overlap these.")],
-}
 
 
 def _one_or_more(columns: list[str] | None) -> Any:
@@ -83,30 +37,7 @@ def _one_or_more(columns: list[str] | None) -> Any:
     return columns[0] if columns and len(columns) == 1 else columns
 
 
-def cutting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say how sequences are cut out of a genome, as its argument ``regions``."""
-
-    @functools.wraps(function)
-    def run(**options: Any) -> Any:
-        given = {name: value for name in _CUTTING if (value := options.pop(name)) is not None}
-        for name in ("reference", "aliases", "blacklist"):
-            if name in given:
-                given[name] = absolute(given[name])
-        if "feature" in given:
-            given["feature"] = tuple(kind.strip() for kind in given["feature"].split(",") if kind.strip())
-        return function(**options, regions=given)
-
-    own = inspect.signature(function, eval_str=True)
-    kept = [p for p in own.parameters.values() if p.name != "regions"]
-    more = [
-        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in _CUTTING.items()
-    ]
-    run.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
-    return run
-
-
 @command(app)
-@cutting
 def audit(
     path: Annotated[
         str,
@@ -117,7 +48,7 @@ def audit(
             "of a data set's splits (train and test, as files or folders).",
         ),
     ],
-    regions: dict[str, Any],
+    *,
     test: Annotated[str | None, typer.Option(help="Test split, when the first is the training split.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
     leak_free: Annotated[
@@ -145,6 +76,7 @@ def audit(
     ] = 0.5,
     sequence_column: Annotated[str | None, typer.Option(help="Column of the sequences; found by itself.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels; found by itself.")] = None,
+    cutting: Cutting,
     overwrite: Overwrite = False,
 ) -> Any:
     """Say what is in a file, and what a test set shares with its training set: copies, reverse complements, overlaps.
@@ -168,7 +100,7 @@ def audit(
         kinds=kind or (),
         near=near,
         leak_free=leak_free,
-        regions=Regions(**regions),
+        regions=Regions(**cutting.regions),
     )
     return finish_audit(found, out, strict and not found.sound)
 
@@ -177,6 +109,7 @@ def audit(
 def pretrain(
     fasta: Annotated[list[str], typer.Argument(help="FASTA files, plain, gzip or bgzip.")],
     out: Run,
+    *,
     config: Config = None,
     start: Start = None,
     softmask: Annotated[
@@ -187,13 +120,7 @@ def pretrain(
         str,
         typer.Option(help="language_model: the next base; masked_language_model: masked bases, read from both ends."),
     ] = "language_model",
-    settings: Settings = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    training: Training,
 ) -> Any:
     """Train a backbone to predict the next nucleotide, or masked ones.
 
@@ -202,22 +129,21 @@ def pretrain(
     from titans_seq.recipe import build
     from titans_seq.run import train
 
+    settings = training.settings or []
     if task == "masked_language_model" and not start:
-        settings = ["backbone.direction=both", *(settings or [])]
+        settings = ["backbone.direction=both", *settings]
     content = {
         "data": {"kind": "fasta", "paths": [absolute(path) for path in fasta], "softmask": softmask},
         "task": {"kind": task},
         "training": {"batch_size": 8, **({} if sets_length(settings) else {"steps": 1000})},
-        "seed": seed,
-        "threads": threads,
+        "seed": training.seed,
+        "threads": training.threads,
         **backbone_of(start, config, "dna_tiny"),
     }
-    recipe = build(content, settings or [], "the command line")
-    return train(recipe, out, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run)
+    return train(build(content, settings, "the command line"), out, **training.of_run)
 
 
 @command(app)
-@cutting
 def finetune(
     train: Annotated[
         str,
@@ -227,7 +153,7 @@ def finetune(
         ),
     ],
     out: Run,
-    regions: dict[str, Any],
+    *,
     validation: Annotated[
         str | None, typer.Option(help="Table that chooses the best weights; else a share of TRAIN.")
     ] = None,
@@ -258,13 +184,8 @@ def finetune(
     seeds: Annotated[
         int, typer.Option(min=1, help="Train so many runs, from --seed on, into RUN/seed-*, and compare them.")
     ] = 1,
-    settings: Settings = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    cutting: Cutting,
+    training: Training,
 ) -> Any:
     """Train on labelled sequences, from a trained backbone or anew.
 
@@ -284,34 +205,32 @@ def finetune(
         "sequence": sequence_column,
         "label": _one_or_more(label_column),
         "bigwig": [absolute(path) for path in bigwig or ()],
-        "regions": {**regions, "jitter": jitter},
+        "regions": {**cutting.regions, "jitter": jitter},
     }
     weights = {} if class_weights is None else {"class_weights": weights_of(class_weights)}
     frozen = {"freeze": True} if head_only else {}
     content = {
         "data": data,
         "task": {"kind": task, **weights},
-        "training": {"batch_size": 64, **frozen, **({} if sets_length(settings) else {"epochs": 5})},
-        "seed": seed,
-        "threads": threads,
+        "training": {"batch_size": 64, **frozen, **({} if sets_length(training.settings) else {"epochs": 5})},
+        "seed": training.seed,
+        "threads": training.threads,
         **backbone_of(start, config, "dna_tiny"),
     }
-    recipe = build(content, settings or [], "the command line")
-    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "device": device, "dry_run": dry_run}
+    recipe = build(content, training.settings or [], "the command line")
     if seeds == 1:
-        return run_train(recipe, out, **options)
+        return run_train(recipe, out, **training.of_run)
     from titans_seq.report.scores import seeds_table
 
-    found = train_seeds(recipe, out, seeds, **options)
-    return found if dry_run else (seeds_table(found), found, 0)
+    found = train_seeds(recipe, out, seeds, **training.of_run)
+    return found if training.dry_run else (seeds_table(found), found, 0)
 
 
 @command(app)
-@cutting
 def evaluate(
     model: Model,
     table: Annotated[str, typer.Argument(help="Labelled table or intervals; for a language model also a FASTA.")],
-    regions: dict[str, Any],
+    *,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON, and a picture beside it as .png.")] = None,
     labels: Annotated[str | None, typer.Option(help="Table of id and label, when TABLE has no labels.")] = None,
     label_column: Annotated[
@@ -325,12 +244,9 @@ def evaluate(
     ] = True,
     resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0 gives no intervals.")] = 1000,
     both_strands: BothStrands = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
+    cutting: Cutting,
     overwrite: Overwrite = False,
+    measuring: Measuring,
 ) -> Any:
     """Measure a model on data it has not seen, with intervals of 95 %, beside baselines.
 
@@ -347,18 +263,14 @@ def evaluate(
         table,
         labels=labels,
         label=_one_or_more(label_column),
-        regions=regions,
+        regions=cutting.regions,
         leak_free=leak_free,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
         baseline=baseline,
         resamples=resamples,
         both_strands=both_strands,
-        dry_run=dry_run,
+        **vars(measuring),
     )
-    if dry_run:
+    if measuring.dry_run:
         return found
     write_json(found, out)
     if out is not None:
@@ -369,26 +281,17 @@ def evaluate(
 
 
 @command(app)
-@cutting
 def predict(
     model: Model,
     path: Input,
-    regions: dict[str, Any],
     out: Annotated[
         Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet; along sequences .parquet .bedgraph .bw")
     ],
+    *,
     track: Annotated[str | None, typer.Option(help="For .bedgraph and .bw: which of several tracks.")] = None,
-    state_in: StateIn = None,
-    state_out: StateOut = None,
-    reset: Reset = "record",
-    both_strands: BothStrands = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    cutting: Cutting,
+    streaming: Streaming,
+    writing: Writing,
 ) -> Any:
     """Predict every record, of any length in flat memory: classes, numbers, tracks, a language model's likelihood.
 
@@ -403,18 +306,9 @@ def predict(
         path,
         out,
         track=track,
-        regions=regions,
-        state_in=state_in,
-        state_out=state_out,
-        reset=reset,
-        both_strands=both_strands,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
+        regions=cutting.regions,
+        **vars(streaming),
+        **vars(writing),
     )
 
 
@@ -423,6 +317,7 @@ def score(
     model: Model,
     path: Annotated[str, typer.Argument(metavar="FASTA", help="FASTA; - is stdin.")],
     out: Annotated[Path, typer.Option(help="File to write: .bedgraph or .bw of one track, or .parquet")],
+    *,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -430,17 +325,8 @@ def score(
             help="ln p of each base in nats (the default), entropy in nats, or surprise; .parquet has all by itself.",
         ),
     ] = None,
-    state_in: StateIn = None,
-    state_out: StateOut = None,
-    reset: Reset = "record",
-    both_strands: BothStrands = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    streaming: Streaming,
+    writing: Writing,
 ) -> Any:
     """Score every base under a language model: a track along the genome. Any length, in flat memory.
 
@@ -455,27 +341,17 @@ def score(
         path,
         out,
         tracks=track or (),
-        state_in=state_in,
-        state_out=state_out,
-        reset=reset,
-        both_strands=both_strands,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
+        **vars(streaming),
+        **vars(writing),
     )
 
 
 @command(app)
-@cutting
 def embed(
     model: Model,
     path: Input,
-    regions: dict[str, Any],
     out: Annotated[Path, typer.Option(help="File to write: .parquet .npz")],
+    *,
     pooling: Annotated[
         Literal["mean", "max", "last"],
         typer.Option(help="What is made of a record's rows: their mean, the largest of each number, the last row."),
@@ -485,17 +361,9 @@ def embed(
     ] = None,
     per_token: Annotated[bool, typer.Option("--per-token", help="Write every row, a token each.")] = False,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the numbers.")] = "float32",
-    state_in: StateIn = None,
-    state_out: StateOut = None,
-    reset: Reset = "record",
-    both_strands: BothStrands = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    cutting: Cutting,
+    streaming: Streaming,
+    writing: Writing,
 ) -> Any:
     """Turn every record into a vector: the mean of the backbone's last hidden rows. Any length, in flat memory.
 
@@ -513,18 +381,9 @@ def embed(
         layer=layer,
         per_token=per_token,
         dtype=dtype,
-        regions=regions,
-        state_in=state_in,
-        state_out=state_out,
-        reset=reset,
-        both_strands=both_strands,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
+        regions=cutting.regions,
+        **vars(streaming),
+        **vars(writing),
     )
 
 
@@ -533,18 +392,13 @@ def generate(
     model: Model,
     length: Annotated[int, typer.Option(min=1, help="Bases to write behind the prompt, which is not repeated.")],
     out: Annotated[Path, typer.Option(help="FASTA to write: .fa .fasta .fna")],
+    *,
     prompt: Annotated[str, typer.Option(metavar="SEQ", help="Bases that were read before.")] = "",
     samples: Annotated[int, typer.Option(min=1, help="Records to write.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="Below 1 the likely come oftener; 0 draws nothing.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=1, max=4, help="Draw from so many of the likeliest bases.")] = 4,
     state_in: StateIn = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    writing: Writing,
 ) -> Any:
     """Let a language model write DNA, base by base, in flat memory; only A, C, G and T.
 
@@ -561,13 +415,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         state_in=state_in,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
+        **vars(writing),
     )
 
 
@@ -595,6 +443,7 @@ def variants(
     path: Annotated[str, typer.Argument(metavar="VCF", help="Variants: .vcf, plain, gzip or bgzip.")],
     reference: Annotated[str, typer.Option(metavar="FASTA", help="Genome that the VCF was made with.")],
     out: Annotated[Path, typer.Option(help="File to write: .vcf .vcf.gz .csv .tsv .jsonl .parquet")],
+    *,
     score: Score = None,
     window: Window = None,
     both_strands: BothStrands = False,
@@ -606,13 +455,7 @@ def variants(
         ),
     ] = "error",
     aliases: ChromosomeNames = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    writing: Writing,
 ) -> Any:
     """Score every ALT allele of a VCF: how a model's view of its window changes. SNVs and indels.
 
@@ -632,13 +475,7 @@ def variants(
         score=score,
         window=window,
         both_strands=both_strands,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
+        **vars(writing),
     )
 
 
@@ -648,17 +485,12 @@ def mutate(
     fasta: Annotated[str, typer.Argument(metavar="FASTA", help="The genome; - is stdin.")],
     region: Annotated[str, typer.Option(metavar="CHROM:START-END", help="Counted from 1, with both ends in it.")],
     out: Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet, and a picture beside it, .png")],
+    *,
     score: Score = None,
     window: Window = None,
     both_strands: BothStrands = False,
     aliases: ChromosomeNames = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
+    writing: Writing,
 ) -> Any:
     """Score every single-base change of a region (in-silico saturation mutagenesis): a table, and a heat map.
 
@@ -675,11 +507,5 @@ def mutate(
         score=score,
         window=window,
         both_strands=both_strands,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
+        **vars(writing),
     )
