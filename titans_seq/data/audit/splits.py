@@ -153,6 +153,10 @@ class Reading:
 
         records, tally = self._labelled(path, read)
         placed = any(record.start is not None for record in records)
+        if joined := placed and sum(record.start is None for record in records):
+            self.judge.doubt(
+                f"{path}: {joined:,} joined features have no one place; their overlaps are not looked for."
+            )
         return Split(
             name,
             np.array([record.row or number for number, record in enumerate(records, start=1)]),
