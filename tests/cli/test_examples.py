@@ -21,7 +21,7 @@ def bases(count: int, seed: int) -> str:
 
 
 @pytest.fixture
-def place(tiny: Any, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(titans: Any, tiny: Any, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the examples name; what they train is tiny, and trained for one step."""
     chromosome = bases(6000, 0)
     (tmp_path / "genome.fa.gz").write_bytes(gzip.compress(f">chr20\n{chromosome}\n".encode()))
@@ -42,6 +42,7 @@ def place(tiny: Any, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "sensors.csv").write_text(
         "\n".join(["date,a,b", *(f"{t},{i % 7}.5,{i % 5}" for i, t in enumerate(times)), ""])
     )
+    titans("genomics", "audit", tmp_path / "train.csv", "--out", tmp_path / "audit.json")
     for name, run in (("genome", models.language), ("promoters", models.classifier), ("sensors", models.wide)):
         shutil.copytree(run, tmp_path / "runs" / name)
 
