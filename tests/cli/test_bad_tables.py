@@ -168,6 +168,8 @@ def test_rows_with_one_id_are_told_once(labels: Check) -> None:
                      id="1e308"),
         pytest.param(text([*series(30), "2024-03-05 06:00:00,many,1", *series(9, 31)]),
                      "row 31, column 'a': 'many' is not a number", id="text"),
+        pytest.param(text([*series(30), "2024-03-05 06:00:00,many,1", *series(9, 31)], "date,{a,b}"),
+                     "row 31, column '{a': 'many' is not a number", id="braces in a column's name"),
         pytest.param(text([*series(30), "2024-03-05 06:00:00,1,2,3", *series(9, 31)]), "row 31 (counted from 1 below "
                      "the header) has 4 fields, the header has 3", id="ragged"),
         pytest.param(text(series(), "date,a,a"), "duplicate column name 'a'", id="duplicate column"),

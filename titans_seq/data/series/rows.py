@@ -150,7 +150,6 @@ def _number_column(
     column: pl.Series, name: str, separator: str, missing: tuple[str, ...], judge: Judge
 ) -> pl.Series | None:
     """Read a column of numbers, where what is missing is null; a column of nothing but text is None."""
-    where = f"{name}: row {{}}, column {column.name!r}: {{!r}}"
     text = column
     if column.dtype == pl.String:
         numbers, text = as_numbers(column, missing)
@@ -160,6 +159,10 @@ def _number_column(
         numbers = column.cast(pl.Float64)
     else:
         numbers = pl.repeat(None, len(column), dtype=pl.Float64, eager=True)
+
+    def where(row: int) -> str:
+        return f"{name}: row {row + 1}, column {column.name!r}: {str(text[row])!r}"
+
     unread = numbers.is_null() & text.is_not_null()
     if unread.any():
         row = first_of(unread)
@@ -169,7 +172,7 @@ def _number_column(
             else "If it is the series' id, say so with --id; a category is read with --past-only, --known-future or "
             "--static; or name the columns to forecast with --target."
         )
-        judge.refuse(f"{where.format(row + 1, str(text[row]))} is not a number (such rows: {unread.sum():,}). {remedy}")
+        judge.refuse(f"{where(row)} is not a number (such rows: {unread.sum():,}). {remedy}")
         if not numbers.count():
             return None
     numbers = numbers.fill_nan(None)
@@ -177,7 +180,7 @@ def _number_column(
     if endless.any():
         row = first_of(endless)
         judge.refuse(
-            f"{where.format(row + 1, str(text[row]))} is infinite or too large (such rows: {endless.sum():,}). "
+            f"{where(row)} is infinite or too large (such rows: {endless.sum():,}). "
             "Mend it, or leave the field empty if the value is missing."
         )
         numbers = numbers.set(endless, None)
