@@ -90,6 +90,7 @@ def test_settings_reach_any_key() -> None:
     made = build(recipe() | {"backbone": "dna_tiny"}, sets)
     assert made.backbone.block.kind == "lmm" and made.backbone.width == 96, "a named config is only changed"
     assert made.training.steps == 5 and made.task.classes == ("a", "b") and made.data.label == "y"
+    assert build(recipe(), ["backbone=dna_tiny", "backbone.depth=1"]).backbone.width == 96, "nor is one that is set"
 
 
 @pytest.mark.parametrize(

@@ -194,17 +194,22 @@ def _set(content: dict[str, Any], setting: str) -> None:
     place[at] = read_yaml(f"value: {value}", f"--set {setting}")["value"]
 
 
+def _named(content: dict[str, Any]) -> dict[str, Any]:
+    """The same with the backbone that it names."""
+    name = content.get("backbone")
+    return content | {"backbone": load_backbone_config(name)} if isinstance(name, str) else content
+
+
 def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), name: str = "the recipe") -> Recipe:
     """Make a recipe of a mapping and the ``--set`` of the command line.
 
     Raises:
         ConfigError: with every key that is wrong, and what would be right.
     """
-    content = dict(content)
-    if isinstance(content.get("backbone"), str):
-        content["backbone"] = load_backbone_config(content["backbone"])
+    content = _named(dict(content))
     for setting in settings:
         _set(content, setting)
+        content = _named(content)  # so that a later one may change what it names
     version = content.get("schema_version", SCHEMA)
     if isinstance(version, int) and version > SCHEMA:
         raise ConfigError(
