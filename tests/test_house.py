@@ -31,8 +31,21 @@ FLOORS = [
     {"miras", "ops", "rotary"},
     {"memory", "delta_memory", "memory_state", "pieces", "attention", "embedding"},
     {"backbone", "blocks", "tasks"},
-    {"training", "stream", "checkpoint", "data", "baselines", "bootstrap", "measured"},
-    {"run", "forecast", "genomics", "evaluation", "variants", "demo", "doctor", "bench", "recipe", "report"},
+    {"training", "stream", "checkpoint", "data", "baselines", "bootstrap", "accuracy", "measured"},
+    {
+        "run",
+        "forecast",
+        "backtest",
+        "anomalies",
+        "genomics",
+        "evaluation",
+        "variants",
+        "demo",
+        "doctor",
+        "bench",
+        "recipe",
+        "report",
+    },
     {"cli"},
 ]
 BESIDE = {
@@ -47,13 +60,16 @@ BESIDE = {
     "training": {"stream", "checkpoint", "data"},
     "stream": {"checkpoint", "data"},
     "baselines": {"data"},
+    "accuracy": {"data"},
     "run": {"recipe", "report"},
     "forecast": {"recipe", "run"},
+    "backtest": {"forecast", "recipe", "report", "run"},
+    "anomalies": {"forecast", "report", "run"},
     "genomics": {"run"},
     "evaluation": {"genomics", "run"},
     "variants": {"report", "run"},
     "bench": {"report"},
-    "demo": {"evaluation", "forecast", "genomics", "recipe", "report", "run"},
+    "demo": {"backtest", "evaluation", "forecast", "genomics", "recipe", "report", "run"},
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=-1) for room in rooms}
 # What a room may import from outside; the others may import any dependency, and data all but torch.
@@ -183,7 +199,8 @@ def test_the_release_is_told_alike_everywhere() -> None:
 
 
 def test_dependencies_are_those_that_are_imported() -> None:
-    texts = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["bigwig"]
+    extras = PROJECT["optional-dependencies"]
+    texts = PROJECT["dependencies"] + extras["bigwig"] + extras["stats"]
     declared = {canonicalize_name(Requirement(text).name) for text in texts}
     tops = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for _, name in imports(file)}
     outside = tops - sys.stdlib_module_names - {"titans_seq", ""}

@@ -12,8 +12,8 @@ from titans_seq.data.fasta import Block, read_fasta
 from titans_seq.data.record import decode
 from titans_seq.evaluation import REGION, _region_of_genome, evaluate
 from titans_seq.files import sha256
-from titans_seq.forecast import _bands
 from titans_seq.measured import Measured, kept_measured
+from titans_seq.report.examples import _bands
 from titans_seq.stream.sequences import token_loglik
 
 
@@ -36,8 +36,8 @@ def backtested(request: Any, titans: Call, tiny: Tiny, tmp_path_factory: pytest.
 
 def test_errors_by_step_have_the_overall_errors_as_their_mean(backtested: Measured) -> None:
     for model, errors in backtested.drawn["steps"].items():
-        for score, values in errors.items():
-            assert len(values) == 4
+        assert {len(values) for values in errors.values()} == {4}
+        for score, values in ((name, errors[name]) for name in ("mse", "mae")):
             assert np.mean(values) == pytest.approx(backtested.found[model][score], rel=1e-5)  # the model is float32
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -142,21 +143,79 @@ def _windows(codes: np.ndarray, length: int) -> Iterator[tuple[np.ndarray, np.nd
 
 # --- series
 
+HISTORY = 2000  # rows that a statistical model is given at most: more make it slow and no better
+EXTRA = "pip install 'titans-seq[stats]'"
+
+
+class SeasonalNaive:
+    """The value one season ago; where it is missing, the last observed of that phase.
+
+    Args:
+        series: to forecast.
+        season: rows a season.
+    """
+
+    def __init__(self, series: Series, season: int):
+        self.season, self.values = season, _filled(series.target, season)
+
+    def forecast(self, origin: int, horizon: int) -> np.ndarray:
+        """Forecast (H, C) of the rows from ``origin`` on."""
+        steps = np.arange(horizon)
+        back = steps - self.season * (steps // self.season + 1)  # rows from the origin, all before it
+        return self.values[np.maximum(origin + back, 0)]
+
 
 def seasonal_naive(windows: SeriesWindows, season: int) -> np.ndarray:
-    """Forecasts (windows, H, C): the value one season ago, the last observed of that phase where it is missing."""
-    filled = [_filled(s, season) for s in windows.series]
-    steps = np.arange(windows.horizon)
-    back = steps - season * (steps // season + 1)  # rows from the origin, all before it
-    places = [windows.place(i) for i in range(len(windows))]
-    return np.stack([filled[n][np.maximum(t + back, 0)] for n, t in places])
+    """Forecasts (windows, H, C) of `SeasonalNaive`."""
+    naive = [SeasonalNaive(s, season) for s in windows.series]
+    places = (windows.place(i) for i in range(len(windows)))
+    return np.stack([naive[n].forecast(t, windows.horizon) for n, t in places])
 
 
-def _filled(series: Series, season: int) -> np.ndarray:
-    values = series.target.copy()
-    for t in range(season, len(values)):
-        values[t] = np.where(np.isfinite(values[t]), values[t], values[t - season])
-    return np.nan_to_num(values, nan=0.0)
+def _filled(values: np.ndarray, season: int) -> np.ndarray:
+    """Values (T, C) with the last observed of the same phase where they are missing; 0 where there is none."""
+    rows = len(values)
+    whole = np.full((-(-rows // season) * season, values.shape[1]), np.nan)
+    whole[:rows] = values
+    seasons = whole.reshape(-1, season, values.shape[1])
+    last = np.where(np.isfinite(seasons), np.arange(len(seasons))[:, None, None], 0)
+    filled = np.take_along_axis(seasons, np.maximum.accumulate(last), 0)
+    return np.nan_to_num(filled.reshape(whole.shape)[:rows], nan=0.0)
+
+
+def has_statistical_model() -> bool:
+    """Whether `AutoTheta` can be used: it takes statsforecast, an optional extra."""
+    return find_spec("statsforecast") is not None
+
+
+class AutoTheta:
+    """The Theta method that fits best (Fiorucci et al. 2016), by statsforecast, a model a channel.
+
+    Its parameters are fitted on up to `HISTORY` rows before ``fitted``, and kept for later origins, where it reads
+    the rows that came since.
+
+    Args:
+        series: to forecast; what is missing is filled by `SeasonalNaive`.
+        season: rows a season.
+        fitted: row before which it is fitted.
+    """
+
+    def __init__(self, series: Series, season: int, fitted: int):
+        from statsforecast.models import AutoTheta as Theta
+
+        self.values = _filled(series.target, season)
+        before = self.values[max(0, fitted - HISTORY) : fitted]
+        season = season if len(before) >= 2 * season else 1
+        self.models = [None if np.ptp(y) == 0 else Theta(season_length=season).fit(y) for y in before.T]
+
+    def forecast(self, origin: int, horizon: int) -> np.ndarray:
+        """Forecast (H, C) of the rows from ``origin`` on; of what was constant, its last value."""
+        known = self.values[max(0, origin - HISTORY) : origin]
+        parts = [
+            np.full(horizon, y[-1]) if model is None or np.ptp(y) == 0 else model.forward(y, horizon)["mean"]
+            for model, y in zip(self.models, known.T, strict=True)
+        ]
+        return np.stack(parts, 1)
 
 
 def errors(task: Any, windows: SeriesWindows, forecast: np.ndarray) -> dict[str, float]:

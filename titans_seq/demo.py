@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from titans_seq import forecast
+from titans_seq.backtest import backtest
 from titans_seq.checkpoint import load_pretrained
 from titans_seq.data.fasta import read_fasta
 from titans_seq.evaluation import evaluate
@@ -165,11 +166,10 @@ def _weather(bench: Bench) -> dict[str, Any]:
     run, out = bench.out / "forecaster", bench.out
     data: Any = bench.train("demo_forecast", "Train a forecaster of the next 24 hours on New York weather.", run).data
     days = int(data.test) // HOURS
-    file, scores, future = out / "backtest.csv", out / "backtest.json", out / "forecast.csv"
+    file, future = out / "backtest.csv", out / "forecast.csv"
     what = f"Forecast each of the last {days} days, which training never saw, beside seasonal naive."
     bench.tell(what, "forecast", "backtest", run, WEATHER, "--windows", days, "--out", file)
-    found = forecast.backtest(str(run), WEATHER, file, windows=days, overwrite=True, **bench.options)
-    write_text(scores, to_json(found))
+    found = backtest(str(run), WEATHER, file, windows=days, overwrite=True, **bench.options)
     bench.report(run)
     what = "Forecast the 24 hours after the table's end."
     bench.tell(what, "forecast", "predict", run, WEATHER, "--out", future)

@@ -34,6 +34,7 @@ from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps, run_stream
+from titans_seq.training.calibration import calibrate, must_suffice
 from titans_seq.training.module import fit
 
 # --- what every verb needs
@@ -141,6 +142,7 @@ def train(
             load_backbone(model, recipe.start_from)
         began = time.monotonic()
         best = fit(model.to(device), training, validation, recipe.training, recipe.seed, out, device)
+        calibrate(model, validation, recipe.training.batch_size)
         save_pretrained(model, out / "model")
         result = {"validation": best, "seconds": round(time.monotonic() - began, 1)}
         manifest |= {
@@ -232,6 +234,7 @@ class _Plan(NamedTuple):
 def _plan(recipe: Recipe, device: str) -> _Plan:
     """Read the data of a recipe and check that all of it can be carried out."""
     task, training, validation = recipe.data.parts(for_tokens(recipe.task, recipe.backbone), recipe.seed)
+    must_suffice(task, len(validation))
     backbone = recipe.backbone.model_copy(update={"embedding": task.embedding(recipe.backbone.embedding)})
     count = parameters(backbone, task)
     must_fit(count, 4, "the backbone")

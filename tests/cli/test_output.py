@@ -40,6 +40,7 @@ def given(tiny: Any, models: Any, tmp_path: Path) -> dict[str, list[Any]]:
         "forecast train": [tiny.wide, *tiny.forecast, *run],
         "forecast predict": [models.wide, tiny.wide, "--out", out],
         "forecast backtest": [models.wide, tiny.wide, "--out", out, "--windows", 2],
+        "forecast anomalies": [models.wide, tiny.wide, "--out", out, "--calibration", 80],
         "models list": [],
         "models show": [models.classifier],
         "report": [models.classifier, "--out", tmp_path / "report.html"],

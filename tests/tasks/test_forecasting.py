@@ -10,7 +10,8 @@ from titans_seq.baselines import errors, season_of, seasonal_naive
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series
 from titans_seq.data.windows import SeriesWindows
-from titans_seq.tasks.forecasting import Forecasting, Point, Quantiles
+from titans_seq.tasks.forecasting import Forecasting
+from titans_seq.tasks.outputs import Point, Quantiles, StudentT
 
 CHANNELS = {"channels": ("a", "b"), "location": (5.0, -1.0), "scale": (2.0, 0.5), "frequency": "1h"}
 FORMS = [
@@ -20,9 +21,10 @@ FORMS = [
         (True, "instance", "last", True, Point()),
         (False, "training", "last", True, Quantiles(levels=(0.1, 0.9))),
         (True, "training", "flatten", False, Point(error="mae")),
+        (False, "instance", "flatten", True, StudentT()),
     ]
 ]
-every_form = pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f['normalisation']}-{f['pool']}")
+every_form = pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f['normalisation']}-{f['output'].kind}")
 
 
 def build(**form: object) -> SequenceModel:
@@ -44,9 +46,9 @@ def windows(B: int = 3) -> dict[str, torch.Tensor]:
 def test_shapes_columns_and_a_gradient_in_every_parameter(form):
     model = build(**form)
     output = model(windows())
-    levels = len(model.task.output.levels)
-    assert output.shape == (3, 6, 2, levels)
-    assert len(model.task.columns(output)) == (1 if levels == 1 else 1 + levels)
+    assert output.shape == (3, 6, 2, model.task.output.numbers)
+    assert list(model.task.columns(output)) == model.task.names
+    assert len(model.task.names) == 1 + len(model.task.output.levels)
     model.task.loss(output, windows()).backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 
@@ -88,7 +90,7 @@ def test_a_constant_window_forecasts_near_its_constant():
 
 @pytest.mark.parametrize("levels", [(0.5,), (0.1, 0.9), (0.1, 0.5, 0.9), Quantiles().levels])
 def test_quantiles_never_cross(levels):
-    found = Quantiles(levels=levels).ordered(5 * torch.randn(1000, len(levels)))
+    found = Quantiles(levels=levels).mapped(5 * torch.randn(1000, len(levels)))
     assert (found.diff(dim=-1) >= 0).all()
 
 
@@ -149,15 +151,16 @@ def streaming(**form: object) -> SequenceModel:
 STREAMS = [
     {"mixing": False, "normalisation": "running", "output": Quantiles()},
     {"mixing": True, "normalisation": "training", "output": Point()},
+    {"mixing": True, "normalisation": "running", "output": StudentT()},
 ]
 
 
-@pytest.mark.parametrize("form", STREAMS, ids=("running", "training"))
+@pytest.mark.parametrize("form", STREAMS, ids=("running", "training", "student_t"))
 def test_a_training_window_scores_what_follows_each_patch(form):
     """Against loops: rows that are seen are no target, what is missing does not count, the last patch weighs half."""
     model, batch = streaming(**form), {**windows(), "open": torch.tensor([1, 5, 8])}
     output = model(batch)
-    assert output.shape == (3, 3, 8 - 1 + 6, 2, len(model.task.output.levels))
+    assert output.shape == (3, 3, 8 - 1 + 6, 2, model.task.output.numbers)
     location, scale = (torch.tensor(CHANNELS[name]).double() for name in ("location", "scale"))
     rows = (torch.cat([batch["past"], batch["future"]], 1) - location) / scale
     known = torch.cat([batch["observed"], batch["future_observed"]], 1)
@@ -174,7 +177,7 @@ def test_a_training_window_scores_what_follows_each_patch(form):
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 
 
-@pytest.mark.parametrize("form", STREAMS, ids=("running", "training"))
+@pytest.mark.parametrize("form", STREAMS, ids=("running", "training", "student_t"))
 def test_rows_that_are_not_yet_seen_do_not_reach_a_forecast(form):
     """No patch's forecast depends on a later row: not through the memory, not through the scaling."""
     model, batch = streaming(**form), {**windows(), "open": torch.tensor([3, 3, 3])}

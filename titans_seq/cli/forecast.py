@@ -144,6 +144,9 @@ def train(
     lookback: Annotated[int | None, typer.Option(min=1, help="Rows read before them.")] = None,
     start: Start = None,
     config: Config = None,
+    conformal: Annotated[
+        str | None, typer.Option(help="Intervals to calibrate on the validation rows, in per cent, such as 80,95.")
+    ] = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -161,9 +164,11 @@ def train(
     from titans_seq.recipe import build
     from titans_seq.run import train as run_train
 
+    levels = [part.strip() for part in conformal.split(",")] if conformal else None
+    given = {"lookback": lookback, "conformal": levels}
     content = {
         "data": {"kind": "series", "path": absolute(table), **reading},
-        "task": {"kind": "forecasting", "horizon": horizon, **({"lookback": lookback} if lookback else {})},
+        "task": {"kind": "forecasting", "horizon": horizon, **{k: v for k, v in given.items() if v}},
         "training": {
             "batch_size": 32,
             "learning_rate": 1e-3,
@@ -238,6 +243,12 @@ def backtest(
     step: Annotated[
         int | None, typer.Option(min=1, help="Rows from one origin to the next; the horizon if not given.")
     ] = None,
+    refit: Annotated[
+        str, typer.Option(help="Train anew on the rows before an origin: never, or every so many origins.")
+    ] = "never",
+    metrics: Annotated[
+        Path | None, typer.Option(help="JSON of what was measured; --out with the suffix .json if not given.")
+    ] = None,
     quantiles: Quantiles = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -249,19 +260,71 @@ def backtest(
     *,
     reading: dict[str, Any],
 ) -> Any:
-    """Forecast the past from several origins and print errors beside seasonal naive.
+    """Forecast the past from several origins and print errors beside seasonal naive and a Theta model.
 
     Example: titans-seq forecast backtest runs/sensors sensors.csv --windows 30 --out backtest.parquet
     """
-    from titans_seq.forecast import backtest as run_backtest
+    from titans_seq.backtest import backtest as run_backtest
+    from titans_seq.errors import UsageError
+    from titans_seq.report.scores import backtest_table
 
-    return run_backtest(
+    if refit != "never" and not (refit.isdecimal() and int(refit)):
+        raise UsageError(f"--refit {refit}: give never, or a number of origins.")
+    found = run_backtest(
         model,
         table,
         out,
         quantiles=quantiles,
         windows=windows,
         step=step,
+        refit=None if refit == "never" else int(refit),
+        metrics=metrics,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
+        threads=threads,
+        seed=seed,
+        batch_size=batch_size,
+        **reading,
+    )
+    return found if "model" not in found else (backtest_table(found), found, 0)
+
+
+@command(app)
+@reads_series(_READING)
+def anomalies(
+    model: Model,
+    table: Table,
+    out: Out,
+    rate: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="Share of ordinary rows that may be flagged: false alarms a row.")
+    ] = 0.001,
+    calibration: Annotated[
+        float, typer.Option(min=0, help="Rows at the head of each series that set the thresholds, below 1 their share.")
+    ] = 0.15,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    *,
+    reading: dict[str, Any],
+) -> Any:
+    """Flag rows that lie far from their forecast or surprise the memory, and draw them.
+
+    Example: titans-seq forecast anomalies runs/sensors sensors.csv --out flags.csv
+    """
+    from titans_seq.anomalies import anomalies as run_anomalies
+
+    return run_anomalies(
+        model,
+        table,
+        out,
+        rate=rate,
+        calibration=calibration,
         resume=resume,
         overwrite=overwrite,
         dry_run=dry_run,

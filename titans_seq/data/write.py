@@ -163,18 +163,22 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
         yield held + "\n"
 
 
-def read_numbers(out: Path, columns: list[str]) -> Any:
-    """Columns of numbers (rows, columns) of a file that was written by `RowFile`; NaN where there is none."""
+def scan_rows(out: Path) -> Any:
+    """Rows of a file of series that was written by `RowFile`, as a lazy frame: ids are text, times are times."""
     import polars as pl
 
     if out.suffix in (".csv", ".tsv"):
-        types = dict.fromkeys(columns, pl.Float64)
-        separator = "\t" if out.suffix == ".tsv" else ","
-        table = pl.read_csv(out, columns=columns, schema_overrides=types, separator=separator)
+        frame = pl.scan_csv(out, separator="\t" if out.suffix == ".tsv" else ",", infer_schema_length=None)
     else:
-        read = pl.read_parquet if out.suffix == ".parquet" else pl.read_ndjson
-        table = read(out)
-    return table.select(pl.col(columns).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
+        frame = pl.scan_parquet(out) if out.suffix == ".parquet" else pl.scan_ndjson(out, infer_schema_length=None)
+    schema = frame.collect_schema()
+    stamps = [name for name in ("ds", "cutoff") if schema.get(name) == pl.String]
+    return frame.with_columns(pl.col("unique_id").cast(pl.String), pl.col(stamps).str.to_datetime(time_unit="us"))
+
+
+def shown_ids(id: str) -> list[str]:
+    """How an id may stand in a file: as it is, or escaped."""
+    return [id, _escaped(id)]
 
 
 def _rows(part: Path) -> Iterator[Row]:

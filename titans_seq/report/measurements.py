@@ -267,15 +267,13 @@ def _backtest(one: Measured, held_out: bool) -> list[str]:
         "The run held no rows out for a test (data.test is 0): the last rows chose its weights, so these errors are "
         "better than those on new rows will be."
     )
-    models = [key for key in ("model", "seasonal_naive") if key in found]
-    scores = list(
-        dict.fromkeys(score for model in models for score in found[model] if score not in ("season", "windows"))
-    )
+    beside = {"seasonal_naive": f"seasonal naive ({how['season']:,} rows)", "auto_theta": "AutoTheta"}
+    models = [key for key in ("model", *beside) if key in found]
+    scores = list(dict.fromkeys(score for model in models for score in found[model]))
     rows = [
         [meaning(score), *(number(found[model][score]) if score in found[model] else "-" for model in models)]
         for score in scores
     ]
-    season = f"seasonal naive ({found['seasonal_naive']['season']:,} rows)" if "seasonal_naive" in found else ""
     steps = drawn.get("steps", {})
     figures = [
         _by_step(steps, "mae", "Mean absolute error by step"),
@@ -287,7 +285,7 @@ def _backtest(one: Measured, held_out: bool) -> list[str]:
         f"<h3>Forecasts of {name(one.path)}</h3>",
         "" if held_out else paragraph(warning, "warning"),
         paragraph(protocol),
-        table(["", "model", season][: 1 + len(models)], rows),
+        table(["", *(beside.get(model, model) for model in models)], rows),
         svg.charts(*figures),
         "<h4>Forecasts and what came</h4>" + svg.charts(*examples) if examples else "",
         _surprise(drawn.get("surprise")),

@@ -111,3 +111,48 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [*lines[:1], "-" * len(max(lines, key=len)), *lines[1:]]
+
+
+BACKTEST = ("mse", "mae", "mse_original", "mae_original", "rmse", "mase", "smape", "wape", "wql")
+STEPS_SHOWN = 8
+
+
+def backtest_table(found: Mapping[str, Any]) -> str:
+    """The result of `titans_seq.backtest.backtest`: its protocol, a line a score, a column a model, and by step."""
+    models = [name for name in ("model", "seasonal_naive", "auto_theta") if name in found]
+    ours = found["model"]
+    rows = [["", *map(_words, models), *(f"skill over {_words(name)}" for name in found["skill"])]]
+    for score in [name for name in BACKTEST if name in ours]:
+        gains = (own.get(score) for own in found["skill"].values())
+        shown = ("-" if gain is None else f"{gain:+.1%}" for gain in gains)
+        rows.append([_words(score), *(_number(found[name].get(score)) for name in models), *shown])
+    bands = [name.removeprefix("coverage_") for name in ours if name.startswith("coverage_")]
+    held = [
+        [_words(band), f"{ours[f'coverage_{band}']:.1%}", _number(ours[f"width_{band}"])]
+        for band in bands
+        if ours[f"coverage_{band}"] is not None
+    ]
+    steps = len(found["steps"]["model"]["mse"])
+    some = sorted({round(i * (steps - 1) / (STEPS_SHOWN - 1)) for i in range(STEPS_SHOWN)})
+    by_step = [["mse by step", *(str(i + 1) for i in some)]]
+    by_step += [[_words(name), *(_number(found["steps"][name]["mse"][i]) for i in some)] for name in models]
+    parts = [_protocol(found["protocol"]), *map(_aligned, (rows, by_step))]
+    if held:
+        parts.append(_aligned([["interval of, %", "holds", "width"], *held]))
+    if "auto_theta" not in found:
+        parts.append(["No statistical model stands beside: pip install 'titans-seq[stats]' adds AutoTheta."])
+    return "\n\n".join("\n".join(lines) for lines in [*parts, [f"{found['out']}  {found['metrics']}"]])
+
+
+def _protocol(facts: Mapping[str, Any]) -> list[str]:
+    """What the numbers of a backtest are of, in words."""
+    back = f"{facts['lookback']:,} rows" if isinstance(facts["lookback"], int) else facts["lookback"]
+    refit = "never" if facts["refit"] == "never" else f"every {facts['refit']} origins"
+    seen = f", {facts['seen_in_training']:,} of them seen in training" if facts["seen_in_training"] else ""
+    return [
+        f"look-back {back}, horizon {facts['horizon']:,}, {facts['windows']:,} windows every {facts['step']:,} rows, "
+        f"none dropped{seen}",
+        f"cutoffs {facts['first_cutoff']} to {facts['last_cutoff']}, refit {refit}, season {facts['season']:,}",
+        f"mse, mae, widths in {facts['units']} ({facts['scaler']}); errors of {facts['point']}; "
+        "original, rmse in the data's units, over all columns",
+    ]

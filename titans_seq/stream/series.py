@@ -1,7 +1,7 @@
 """Forecasts of series: of windows, each read anew, and of streams, each read once with its memory carried on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,14 +140,13 @@ class Streams:
     """The streams of a job over several series; it changes as the job runs, and `Point.carried` is taken from it.
 
     ``states`` and ``starts`` are of each series: where its stream stands, and how many of its rows were read before
-    the job. ``scores`` holds what was measured of each window, if anything. With ``keep`` the states of series that
-    are finished stay; else ``begin``, the state of any series that begins, takes their place.
+    the job. With ``keep`` the states of series that are finished stay; else ``begin``, the state of any series that
+    begins, takes their place.
     """
 
     begin: SeriesState
     states: list[SeriesState]
     starts: list[int]
-    scores: dict[str, np.ndarray] = field(default_factory=dict)
     keep: bool = False
 
     def close(self, number: int) -> None:
@@ -157,15 +156,11 @@ class Streams:
 
     def carried(self, number: int) -> tuple[Any, ...]:
         """What must be saved while series ``number`` is open; also the form in which it is read again."""
-        states = tuple(self.states) if self.keep else (self.states[number],)
-        return states, tuple(torch.from_numpy(rows) for rows in self.scores.values())
+        return tuple(self.states) if self.keep else (self.states[number],)
 
-    def restore(self, number: int, carried: tuple[Any, ...]) -> None:
+    def restore(self, number: int, states: tuple[Any, ...]) -> None:
         """Go back to what was saved."""
-        states, scores = carried
         self.states[:] = states if self.keep else [*self.states[:number], *states, *self.states[number + 1 :]]
-        for rows, saved in zip(self.scores.values(), scores, strict=True):
-            rows[:] = saved.numpy()
 
 
 def series_steps(
@@ -198,10 +193,6 @@ def series_steps(
             continue
         output = reader.output()
         must_be_finite(output, [f"window {point.done + 1}"])
-        if streams.scores:
-            batch = to_tensors(windows.collate([windows.item(point.done, None)]), output.device)
-            for name, values in model.task.measures(output, batch).items():
-                streams.scores[name][point.done] = values[0]
         columns = {name: v[0].cpu().numpy() for name, v in model.task.columns(output).items()}
         ready = describe(point.done, columns)
         following, saved = carried(point.done + 1)

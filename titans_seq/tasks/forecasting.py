@@ -5,73 +5,15 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from titans_seq.embedding import Embedding, Patches
 from titans_seq.miras.choice import Choice
+from titans_seq.tasks.outputs import Output, Quantiles
 
 STD_FLOOR = 1e-5  # in training standard deviations; a constant window is read as zeros
 STREAM_PATCHES = 32  # a training window of a stream, unless it is said
-
-
-class Quantiles(Choice):
-    """Quantiles of every step, trained by the pinball loss; they cannot cross."""
-
-    kind: Literal["quantiles"] = "quantiles"
-    levels: tuple[float, ...] = Field(default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), min_length=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Quantiles":
-        if list(self.levels) != sorted(set(self.levels)) or not all(0 < q < 1 for q in self.levels):
-            raise ValueError("levels must rise inside (0, 1)")
-        return self
-
-    def ordered(self, raw: Tensor) -> Tensor:
-        """Free numbers (..., Q) to rising ones: the middle one, and softplus steps away from it."""
-        middle = len(self.levels) // 2
-        steps = nn.functional.softplus(raw)
-        below = raw[..., middle : middle + 1] - steps[..., :middle].flip(-1).cumsum(-1).flip(-1)
-        above = raw[..., middle : middle + 1] + steps[..., middle + 1 :].cumsum(-1)
-        return torch.cat([below, raw[..., middle : middle + 1], above], -1)
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Twice the pinball loss, (..., Q) and (...) to (...): with one level 0.5 it is the absolute error."""
-        level = output.new_tensor(self.levels)
-        error = target[..., None] - output
-        return 2 * torch.maximum(level * error, (level - 1) * error).mean(-1)
-
-    def point(self, output: Tensor) -> Tensor:
-        """The quantile next to the median, (..., Q) to (...)."""
-        return output[..., int(np.abs(np.array(self.levels) - 0.5).argmin())]
-
-
-class Point(Choice):
-    """One number a step."""
-
-    kind: Literal["point"] = "point"
-    error: Literal["mse", "mae", "huber"] = "mse"
-    levels: ClassVar[tuple[float, ...]] = (0.5,)
-
-    def ordered(self, raw: Tensor) -> Tensor:
-        """As it is."""
-        return raw
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Error of each step, (..., 1) and (...) to (...)."""
-        error = output[..., 0] - target
-        if self.error == "mse":
-            return error.square()
-        if self.error == "mae":
-            return error.abs()
-        return nn.functional.huber_loss(output[..., 0], target, reduction="none")
-
-    def point(self, output: Tensor) -> Tensor:
-        """(..., 1) to (...)."""
-        return output[..., 0]
-
-
-Output = Annotated[Quantiles | Point, Field(discriminator="kind")]
 
 
 class Covariates(Choice):
@@ -100,7 +42,7 @@ class Window(NamedTuple):
 
 
 class ForecastHead(nn.Module):
-    """Normalise and patch a window, and map what the backbone made of it to (B, H, C, Q)."""
+    """Normalise and patch a window, and map what the backbone made of it to (B, H, C, K)."""
 
     location: Tensor
     scale: Tensor
@@ -114,7 +56,7 @@ class ForecastHead(nn.Module):
         apart = 1 if not task.mixing else self.channels
         rows = 1 if task.pool == "last" else task.patches
         self.dropout = nn.Dropout(task.dropout)
-        self.steps = nn.Linear(rows * width, task.horizon * apart * len(task.output.levels))
+        self.steps = nn.Linear(rows * width, task.horizon * apart * task.output.numbers)
         self.shortcut = nn.Linear(task.lookback, task.horizon) if task.shortcut else None
 
     def _scaled(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -147,17 +89,19 @@ class ForecastHead(nn.Module):
         return Window(kept, location, scale, scaled)
 
     def result(self, read: Window) -> Tensor:
-        """Forecast (B, H, C, Q) in training standard deviations."""
-        H, Q = self.task.horizon, len(self.task.output.levels)
+        """Forecast (B, H, C, K) in training standard deviations."""
+        H, K = self.task.horizon, self.task.output.numbers
         raw = self.steps(self.dropout(read.hidden)).float()
         raw = (
-            raw.unflatten(-1, (H, -1, Q))
+            raw.unflatten(-1, (H, -1, K))
             if self.task.mixing
-            else raw.unflatten(0, (-1, self.channels)).unflatten(-1, (H, Q)).transpose(1, 2)
+            else raw.unflatten(0, (-1, self.channels)).unflatten(-1, (H, K)).transpose(1, 2)
         )
+        output = self.task.output.mapped(raw)
         if self.shortcut is not None:
-            raw = raw + self.shortcut(read.scaled.transpose(1, 2)).transpose(1, 2)[..., None]
-        return self.task.output.ordered(raw) * read.scale[..., None] + read.location[..., None]
+            along = self.shortcut(read.scaled.transpose(1, 2)).transpose(1, 2)
+            output = self.task.output.moved(output, along, torch.ones_like(along))
+        return self.task.output.moved(output, read.location, read.scale)
 
 
 class Scaled(NamedTuple):
@@ -178,7 +122,7 @@ class Opened(NamedTuple):
 
 
 class StreamHead(nn.Module):
-    """Scale patches causally, and map what the backbone made of each to the rows behind its first, (B, H, C, Q).
+    """Scale patches causally, and map what the backbone made of each to the rows behind its first, (B, H, C, K).
 
     A patch gives the P - 1 + H rows that follow its first row, the place of each fixed to the patch; of these, the H
     rows after the last that was seen are the forecast. So an open patch needs no head of its own, nor has the head
@@ -196,7 +140,7 @@ class StreamHead(nn.Module):
         self.channels = len(task.channels)
         apart = 1 if not task.mixing else self.channels
         self.dropout = nn.Dropout(task.dropout)
-        self.steps = nn.Linear(width, task.reach * apart * len(task.output.levels))
+        self.steps = nn.Linear(width, task.reach * apart * task.output.numbers)
 
     def initial_running(self, batch: int) -> Tensor:
         """Running count, sum and sum of squares (B, 3, C) before any row: a patch of the training rows' moments."""
@@ -255,18 +199,18 @@ class StreamHead(nn.Module):
         return Opened(hidden[:, -1:], location[:, -1:], scale[:, -1:], self.task.patch)
 
     def result(self, read: Opened) -> Tensor:
-        """Forecast (B, H, C, Q) in training standard deviations; the rows (B, N, P - 1 + H, C, Q) in training."""
-        rows, Q = self.task.reach, len(self.task.output.levels)
+        """Forecast (B, H, C, K) in training standard deviations; the rows (B, N, P - 1 + H, C, K) in training."""
+        rows, K = self.task.reach, self.task.output.numbers
         raw = self.steps(self.dropout(read.hidden))
         raw = raw if raw.dtype == torch.float64 else raw.float()
         raw = (
-            raw.unflatten(-1, (rows, -1, Q))
+            raw.unflatten(-1, (rows, -1, K))
             if self.task.mixing
-            else raw.unflatten(0, (-1, self.channels)).unflatten(-1, (rows, Q)).permute(0, 2, 3, 1, 4)
+            else raw.unflatten(0, (-1, self.channels)).unflatten(-1, (rows, K)).permute(0, 2, 3, 1, 4)
         )
         if read.filled is not None:
             raw = raw[:, :, read.filled - 1 : read.filled - 1 + self.task.horizon]
-        output = self.task.output.ordered(raw) * read.scale[:, :, None, :, None] + read.location[:, :, None, :, None]
+        output = self.task.output.moved(self.task.output.mapped(raw), read.location[:, :, None], read.scale[:, :, None])
         return output if read.filled is None else output[:, -1]
 
 
@@ -315,6 +259,9 @@ class Forecasting(Choice):
     shortcut: bool = Field(default=False, description="Add one linear map of the normalised window.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the forecast layer.")
     output: Output = Quantiles()
+    conformal: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = Field(
+        default=(), description="Per cent of the values that intervals calibrated on the validation windows hold."
+    )
     season: int = Field(default=0, ge=0, description="Rows a season, of seasonal naive; 0 for that of the frequency.")
     channels: tuple[str, ...] = Field(default=(), description="Columns; those of the data if empty.")
     location: tuple[float, ...] = Field(default=(), description="Mean of each channel over the training rows.")
@@ -322,6 +269,9 @@ class Forecasting(Choice):
     frequency: str = Field(default="", description="Step of the timestamps, from the data if empty.")
     irregular: bool = Field(default=False, description="Rows stand any time apart; from the data.")
     covariates: Covariates = Field(default=Covariates(), description="What is read beside them; from the data.")
+    margins: tuple[tuple[tuple[float, ...], ...], ...] = Field(
+        default=(), description="What is added to the bands: a margin a conformal level, step and channel."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -332,6 +282,11 @@ class Forecasting(Choice):
         patch = given.get("patch", cls.model_fields["patch"].default)
         sizes = {"stride": patch, "lookback": STREAM_PATCHES * patch} if isinstance(patch, int) else {}
         return {"normalisation": "running", "pool": "last", **sizes, **given}
+
+    @field_validator("conformal")
+    @classmethod
+    def _rising(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(levels)))
 
     @model_validator(mode="after")
     def _suits_how_it_reads(self) -> "Forecasting":
@@ -426,8 +381,8 @@ class Forecasting(Choice):
             "size": (target.abs() * seen).sum((1, 2)),
         }
         if len(self.output.levels) > 1:
-            inside = (target >= output[..., 0]) & (target <= output[..., -1])
-            found["inside"] = (inside * seen).sum((1, 2))
+            low, high = self.output.band(output, self._widest)
+            found["inside"] = ((target >= low) * (target <= high) * seen).sum((1, 2))
         return {name: value.double().cpu().numpy() for name, value in found.items()}
 
     def metrics(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
@@ -441,19 +396,65 @@ class Forecasting(Choice):
             "windows": float(len(rows["count"])),
         }
         if "inside" in sums:
-            scores["wql"] = sums["loss"] / max(sums["size"], 1e-12)
-            scores[f"coverage_{round(100 * (self.output.levels[-1] - self.output.levels[0]))}"] = sums["inside"] / count
+            if self.output.pinball:
+                scores["wql"] = sums["loss"] / max(sums["size"], 1e-12)
+            scores[f"coverage_{round(100 * self._widest)}"] = sums["inside"] / count
         return scores
+
+    @property
+    def _widest(self) -> float:
+        """Share of the values between the outermost levels."""
+        return self.output.levels[-1] - self.output.levels[0]
+
+    def excess(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        r"""How far the truth lies outside of the band of each conformal level, (B, K, H, C); NaN where it is unknown.
+
+        In training standard deviations, below 0 inside: $\max(\hat q_{low} - y, y - \hat q_{high})$ (Romano et al.
+        2019, conformalized quantile regression, eq. 6); of a point forecast the absolute residual.
+        """
+        target, seen = self.targets(batch)
+        bands = (self.output.band(output, level / 100) for level in self.conformal)
+        found = torch.stack([torch.maximum(low - target, target - high) for low, high in bands], 1)
+        return found.where(seen[:, None], torch.nan)
+
+    def _intervals(self, output: Tensor) -> dict[str, Tensor]:
+        """Calibrated intervals in training standard deviations, each (B, H, C); a wider one holds the narrower."""
+        found: dict[str, Tensor] = {}
+        low = high = None
+        for level, margin in zip(self.conformal, self.margins, strict=True):
+            m = output.new_tensor(margin)
+            a, b = self.output.band(output, level / 100)
+            a, b = torch.minimum(a - m, (a + b) / 2), torch.maximum(b + m, (a + b) / 2)
+            low, high = (a, b) if low is None or high is None else (torch.minimum(a, low), torch.maximum(b, high))
+            found |= {f"lo-{level:g}": low, f"hi-{level:g}": high}
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """Columns of the prediction file, in order."""
+        levels = self.output.levels if len(self.output.levels) > 1 else ()
+        calibrated = [f"{side}-{level:g}" for level in self.conformal for side in ("lo", "hi")] if self.margins else []
+        return ["mean", *(f"q{level:g}" for level in levels), *calibrated]
+
+    @property
+    def median(self) -> str:
+        """The column that stands for the median."""
+        levels = np.array(self.output.levels)
+        direct = self.output.pinball and len(levels) > 1
+        return f"q{levels[np.abs(levels - 0.5).argmin()]:g}" if direct else "mean"
 
     @torch.no_grad()
     def columns(self, output: Tensor) -> dict[str, Tensor]:
-        """Columns of the prediction file in the data's units, each (B, H, C): mean, and a column a quantile.
+        """Columns of the prediction file in the data's units, each (B, H, C).
 
-        Of quantiles, ``mean`` is the average over the levels.
+        ``mean``, of quantiles the average over the levels; ``q0.1`` ... a quantile each; and of a calibrated model
+        ``lo-80``, ``hi-80`` ..., the ends of an interval each.
         """
         location, scale = (output.new_tensor(s) for s in (self.location, self.scale))
-        values = output.double() * scale[:, None] + location[:, None]
-        found = {"mean": values.mean(-1)}
+        values = self.output.moved(output.double(), location, scale)
+        columns = [self.output.mean(values)]
         if len(self.output.levels) > 1:
-            found |= {f"q{level:g}": values[..., i] for i, level in enumerate(self.output.levels)}
-        return found
+            columns += self.output.quantiles(values).unbind(-1)
+        if self.margins:
+            columns += [part.double() * scale + location for part in self._intervals(output).values()]
+        return dict(zip(self.names, columns, strict=True))

@@ -1,0 +1,397 @@
+"""Forecasts of the past from rolling origins, and how wrong they were, beside seasonal naive and a Theta model.
+
+What was measured is one JSON file beside the forecasts:
+
+``protocol``: look-back, horizon, step, windows, first and last cutoff, refit, season, scaler, units, the column that
+point errors are of; ``dropped`` is 0, and ``seen_in_training`` counts windows whose truth the model has learned from.
+``model``, ``seasonal_naive``, ``auto_theta``: scores over everything, see `Accuracy.overall`.
+``skill``: of each baseline, 1 - error / its error.
+``steps``: of each model, scores of each step of the horizon, lists.
+``calibration``: pairs of a quantile level and the share of the values at or below that quantile.
+``series``: for each ``unique_id`` the scores of each model.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titans_seq import baselines
+from titans_seq.accuracy import Accuracy, Guess, SeasonalError, skill
+from titans_seq.checkpoint import SequenceModel, find
+from titans_seq.data.record import Series
+from titans_seq.data.windows import SeriesWindows
+from titans_seq.data.write import Row
+from titans_seq.errors import UsageError, warn
+from titans_seq.files import must_be_new, sha256, to_json, write_text
+from titans_seq.forecast import (
+    Forecaster,
+    begun,
+    columns_of,
+    forecast_steps,
+    must_reach,
+    read_table,
+    row_values,
+    stamp,
+    unique_id,
+)
+from titans_seq.memory import NeuralMemory, recorded_surprise, taken_surprise
+from titans_seq.recipe import Recipe, load_recipe
+from titans_seq.report.examples import forecast_examples
+from titans_seq.resources import data_file
+from titans_seq.run import dry, finished, identity, keep, load, train, write
+from titans_seq.stream import Point, Steps
+
+MODEL, NAIVE, THETA = "model", "seasonal_naive", "auto_theta"
+
+
+def backtest(
+    source: str,
+    path: str,
+    out: Path,
+    *,
+    windows: int,
+    step: int | None = None,
+    refit: int | None = None,
+    metrics: Path | None = None,
+    quantiles: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Forecast from ``windows`` origins at the end of each series, into ``out``, and measure beside baselines.
+
+    The last window ends with the series' last row; origins are ``step`` rows apart, the horizon if None. Rows are
+    written series by series, and with ``refit`` block by block.
+
+    Args:
+        source: the model; with ``refit`` a run folder, whose recipe is carried out anew.
+        path: the table.
+        out: gets the forecasts: unique_id, ds, cutoff, y, mean, quantiles, calibrated intervals.
+        windows: origins a series.
+        step: rows from one to the next.
+        refit: origins after which the model is trained anew, on the rows before the next; None for never.
+        metrics: gets what is returned; ``out`` with the suffix .json if None.
+        quantiles: those that are written, between commas; all if None. All are measured.
+        resume: go on where a stopped call left off.
+        overwrite: replace what is there.
+        dry_run: check and plan alone.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        seed: of everything random.
+        batch_size: windows read side by side.
+        reading: of `SeriesSource`.
+
+    Raises:
+        UsageError: if ``refit`` is asked of a model without a recipe.
+        InputError: if a series is too short for so many windows.
+    """
+    metrics = metrics or out.with_suffix(".json")
+    if finished(out, overwrite, resume) and metrics.is_file():
+        return {**json.loads(metrics.read_text(encoding="utf-8")), "already_finished": True}
+    must_be_new(metrics, overwrite=overwrite or resume)
+    model = load(source, "forecast", device, threads, seed)
+    task = model.task
+    step = step or task.horizon
+    behind = task.horizon + (windows - 1) * step
+    series = list(read_table(source, model, path, reading, task.before + behind).series)
+    must_reach(path, series, task.before + behind)
+    columns = columns_of(task, quantiles)
+    recipe = _recipe(source)
+    if refit is not None and recipe is None:
+        raise UsageError(f"--refit carries out the recipe of a run anew, and {source} has none. Give a run folder.")
+    blocks = list(_blocks(series, task.horizon, windows, step, refit or windows))
+    if dry_run:
+        return dry(model, series=len(series), windows=windows * len(series), refits=len(blocks) if refit else 0)
+    if refit is not None and recipe is not None:
+        reading = {name: value for name, value in reading.items() if value}
+        blocks = [_refitted(b, recipe, path, reading, out, device, resume, overwrite) for b in blocks]
+
+    test = _Test(task, series, blocks, columns, task.season or baselines.season_of(task.frequency))
+    protocol = {
+        "lookback": task.lookback if task.reads == "window" else "all rows",
+        "horizon": task.horizon,
+        "step": step,
+        "windows": windows * len(series),
+        **test.cutoffs,
+        "refit": "never" if refit is None else refit,
+        "season": test.season,
+        "scaler": f"mean and deviation of each column's training rows; normalisation: {task.normalisation}",
+        "units": "training standard deviations",
+        "point": task.median,
+        "dropped": 0,
+        "seen_in_training": 0 if refit else _seen(source, recipe, path, series, behind, step, windows),
+    }
+    if protocol["seen_in_training"]:
+        warn(
+            f"{path}: windows whose rows the model was trained or chosen on: {protocol['seen_in_training']:,} of "
+            f"{protocol['windows']:,}; its errors there are too small. Train with --set data.test=ROWS, or --refit."
+        )
+    found = {"out": str(out), "metrics": str(metrics), "protocol": protocol, "rows": test.rows}
+
+    def measured(point: Point) -> None:
+        found.update(test.found())
+        write_text(metrics, to_json(found))
+
+    def model_of(own: str) -> SequenceModel:
+        return load(own, "forecast", device, threads, seed) if own else model
+
+    sources = {b.source or source for b in blocks}
+    sums = identity(source, [data_file(path)], batch_size=batch_size, quantiles=quantiles, windows=windows, step=step)
+    refits = [sha256(find(one) / "model.safetensors") for one in sorted(sources - {source})]
+    write(
+        out,
+        lambda point: test.steps(point, model_of, batch_size),
+        {**sums, "refits": " ".join(refits), "beside": " ".join(test.sums)},
+        resume=resume,
+        template=lambda point: test.carried(begun(model, series)),
+        at_end=measured,
+    )
+
+    def drawn() -> dict[str, Any]:
+        return {**{name: found[name] for name in ("steps", "calibration")}, **test.drawn(model, out)}
+
+    shown = {name: part for name, part in found.items() if name not in ("steps", "calibration", "series")}
+    keep(source, "backtest", path, shown, drawn, windows=windows, step=step, refit=refit)
+    return found
+
+
+# --- windows, in blocks that one model forecasts
+
+
+class _Block(NamedTuple):
+    """Windows that one model forecasts."""
+
+    spans: tuple[tuple[int, int], ...]  # of each series: the first origin, and the row behind the last future row
+    step: int
+    held: int  # rows at each series' end that this model may not see
+    windows: int  # of all series
+    source: str = ""  # the model, where it is not the one that was given
+
+    def items(self, series: list[Series], task: Any) -> SeriesWindows:
+        """Its windows of the series."""
+        return SeriesWindows(series, list(self.spans), task.before, task.horizon, self.step)
+
+
+def _blocks(series: list[Series], horizon: int, windows: int, step: int, size: int) -> Iterator[_Block]:
+    """Windows in blocks of ``size`` origins a series, in order of time."""
+    for first in range(0, windows, size):
+        last = min(first + size, windows) - 1
+        held, rest = (horizon + (windows - 1 - n) * step for n in (first, last))
+        spans = tuple((len(s) - held, len(s) - rest + horizon) for s in series)
+        yield _Block(spans, step, held, len(series) * (last - first + 1))
+
+
+def _recipe(source: str) -> Recipe | None:
+    """What a model was trained by; None for a checkpoint folder alone."""
+    file = find(source).parent / "recipe.yaml"
+    return load_recipe(file) if file.is_file() else None
+
+
+def _refitted(
+    block: _Block,
+    recipe: Recipe,
+    path: str,
+    reading: dict[str, Any],
+    out: Path,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+) -> _Block:
+    """The block with a model that was trained on the rows before it, a run of its own beside ``out``."""
+    data = {"path": str(data_file(path).resolve()), "test": float(block.held), **reading}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
+    folder = out.with_name(f"{out.name}.refits") / f"{block.held}-rows-held-out"
+    train(recipe, folder, device=device, resume=resume, overwrite=overwrite)
+    return block._replace(source=str(folder))
+
+
+def _seen(
+    source: str, recipe: Recipe | None, path: str, series: list[Series], behind: int, step: int, windows: int
+) -> int:
+    """Windows of a table that reach into rows which the model was trained on, or chosen by."""
+    if recipe is None:
+        return 0
+    manifest = json.loads((find(source).parent / "manifest.json").read_text(encoding="utf-8"))
+    if sha256(data_file(path)) not in manifest["data_sha256"].values():
+        return 0
+    data: Any = recipe.data
+    first = np.array([len(s) - behind - data.borders(len(s))[1] for s in series])
+    return int(np.clip(-(first // step), 0, windows).sum())
+
+
+# --- what is measured
+
+
+@dataclass
+class _Test:
+    """A backtest as it runs: sums of errors of the model and of what stands beside it."""
+
+    task: Any
+    series: list[Series]
+    blocks: list[_Block]
+    columns: list[str]
+    season: int
+    sums: dict[str, Accuracy] = field(init=False)
+    theta: tuple[int, int, Any] = (-1, -1, None)  # block, series, and the model fitted for them
+
+    def __post_init__(self) -> None:
+        task = self.task
+        levels = task.output.levels if len(task.output.levels) > 1 else ()
+        self.levels = [f"q{level:g}" for level in levels]
+        self.bands = _bands(levels) | {
+            f"conformal_{name[3:]}": (name, f"hi-{name[3:]}") for name in task.names if name.startswith("lo-")
+        }
+        size = (len(self.series), task.horizon, task.scale, levels)
+        self.sums = {MODEL: Accuracy(*size, tuple(self.bands)), NAIVE: Accuracy(*size)}
+        if baselines.has_statistical_model():
+            self.sums[THETA] = Accuracy(*size)
+        self.naive = [baselines.SeasonalNaive(s, self.season) for s in self.series]
+        self.errors = [SeasonalError(s, self.season) for s in self.series]
+
+    @property
+    def rows(self) -> int:
+        """Of the file of forecasts."""
+        return sum(b.windows for b in self.blocks) * self.task.horizon * len(self.task.channels)
+
+    @property
+    def cutoffs(self) -> dict[str, str]:
+        """First and last row that a forecast has read."""
+        first = (s.times[a - 1] for s, (a, _) in zip(self.series, self.blocks[0].spans, strict=True))
+        last = (
+            s.times[b - self.task.horizon - 1] for s, (_, b) in zip(self.series, self.blocks[-1].spans, strict=True)
+        )
+        return {"first_cutoff": stamp(min(first)), "last_cutoff": stamp(max(last))}
+
+    def steps(self, point: Point, model_of: Callable[[str], SequenceModel], batch_size: int) -> Steps:
+        """Rows of all blocks; `Point.done` counts their windows together."""
+        if point.carried is not None:
+            for sums, saved in zip(self._arrays(), point.carried[0], strict=True):
+                sums[:] = saved.numpy()
+        first = 0
+        for number, block in enumerate(self.blocks):
+            if point.done < first + block.windows:
+                for rows, after in self._block(number, model_of(block.source), first, point, batch_size):
+                    point = after
+                    yield rows, after
+            first += block.windows
+
+    def _block(self, number: int, model: SequenceModel, first: int, point: Point, batch_size: int) -> Steps:
+        items, streams = self.blocks[number].items(self.series, self.task), begun(model, self.series)
+        within = point.done > first or point.inside > 0
+        inner = point._replace(done=point.done - first, carried=point.carried[1] if within and point.carried else None)
+
+        def describe(n: int, forecast: dict[str, np.ndarray]) -> list[Row]:
+            which, origin = items.place(n)
+            self._count(number, which, origin, forecast)
+            return self._rows(self.series[which], origin, forecast)
+
+        for rows, after in forecast_steps(model, items, describe, batch_size, streams, inner):
+            yield rows, after._replace(done=first + after.done, carried=(self.tensors, after.carried))
+
+    def _rows(self, s: Series, origin: int, forecast: dict[str, np.ndarray]) -> list[Row]:
+        cutoff = stamp(s.times[origin - 1])
+        return [
+            {
+                "unique_id": unique_id(s, c),
+                "ds": stamp(s.times[t]),
+                "cutoff": cutoff,
+                "y": float(s.target[t, c]) if s.observed[t, c] else None,
+                **row_values(forecast, self.columns, h, c),
+            }
+            for c in range(len(s.columns))
+            for h, t in enumerate(range(origin, origin + self.task.horizon))
+        ]
+
+    def _count(self, number: int, which: int, origin: int, forecast: dict[str, np.ndarray]) -> None:
+        """Add the errors of a window of a block: the series, and the first row that is forecast."""
+        horizon = self.task.horizon
+        s, future = self.series[which], slice(origin, origin + horizon)
+        y = np.where(s.observed[future], s.target[future], np.nan)
+        ends = [forecast[name] for pair in self.bands.values() for name in pair]
+        guesses = {MODEL: Guess.of(forecast[self.task.median], [forecast[name] for name in self.levels], ends)}
+        points = {NAIVE: self.naive[which].forecast(origin, horizon)}
+        if THETA in self.sums:
+            points[THETA] = self._fitted(number, which).forecast(origin, horizon)
+        guesses |= {name: Guess.of(point, [point] * len(self.levels)) for name, point in points.items()}
+        seasonal_error = self.errors[which].before(origin)
+        for name, guess in guesses.items():
+            self.sums[name].add(which, y, guess, seasonal_error)
+
+    def _fitted(self, number: int, which: int) -> Any:
+        """The Theta model of a series, fitted on the rows before a block, as the model is."""
+        if self.theta[:2] != (number, which):
+            s = self.series[which]
+            fitted = len(s) - self.blocks[number].held
+            self.theta = (number, which, baselines.AutoTheta(s, self.season, fitted))
+        return self.theta[2]
+
+    def _arrays(self) -> list[np.ndarray]:
+        return [array for sums in self.sums.values() for array in sums.sums.values()]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The sums as a point keeps them."""
+        return tuple(torch.from_numpy(array) for array in self._arrays())
+
+    def carried(self, streams: Any) -> tuple[Any, ...]:
+        """What a point carries, with ``streams`` that begin."""
+        return self.tensors, streams and streams.carried(0)
+
+    def drawn(self, model: SequenceModel, out: Path) -> dict[str, Any]:
+        """What a report draws beside the scores: forecasts of some series, and the surprise along the first."""
+        channels = [(unique_id(s, c), s, c) for s in self.series for c in range(len(s.columns))]
+        errors = [scores["mae"] for scores in self.sums[MODEL].by_series()]
+        found: dict[str, Any] = {"examples": forecast_examples(out, channels, errors, self.task.horizon)}
+        return found if self.task.reads == "window" else {**found, "surprise": _surprise(model, self.series[0])}
+
+    def found(self) -> dict[str, Any]:
+        """All that was measured."""
+        scores = {name: sums.overall() for name, sums in self.sums.items()}
+        ids = [unique_id(s, c) for s in self.series for c in range(len(s.columns))]
+        each = {name: sums.by_series() for name, sums in self.sums.items()}
+        return {
+            **scores,
+            "skill": {name: skill(scores[MODEL], own) for name, own in scores.items() if name != MODEL},
+            "steps": {name: sums.by_step() for name, sums in self.sums.items()},
+            "calibration": self.sums[MODEL].calibration(),
+            "series": [{"unique_id": id, **{name: own[i] for name, own in each.items()}} for i, id in enumerate(ids)],
+        }
+
+
+PATCHES = 2000  # along which the memory's surprise is drawn
+
+
+def _surprise(model: SequenceModel, series: Series) -> dict[str, Any]:
+    """How strongly the memory had to change with each of a series' last patches, read from an empty memory."""
+    patch, reader = model.task.patch, Forecaster(model)
+    if not any(isinstance(module, NeuralMemory) for module in model.modules()):
+        return {}
+    first = max(0, len(series) - 1 - PATCHES * patch)
+    with recorded_surprise(model) as seen:
+        reader.update(series.target[first:])
+        if not any(seen):
+            return {}
+        values = taken_surprise(seen).mean(0).tolist()
+    ends = range(first + patch - 1, len(series), patch)
+    return {
+        "id": series.id,
+        "times": [stamp(series.times[row]) for row, _ in zip(ends, values, strict=False)],
+        "values": values,
+    }
+
+
+def _bands(levels: tuple[float, ...]) -> dict[str, tuple[str, str]]:
+    """Pairs of quantile columns, by the per cent that lie between them."""
+    pairs = [(low, high) for low in levels for high in levels if low < high and np.isclose(low + high, 1)]
+    return {f"{round(100 * (high - low), 6):g}": (f"q{low:g}", f"q{high:g}") for low, high in pairs}
