@@ -69,7 +69,9 @@ def test_a_copy_may_be_unpacked(folder: Path) -> None:
     assert data_file("card:toys/x/a.csv.gz") == folder / "a.csv"
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.csv", BYTES + b"G,0\n"), ("a.csv.gz", gzip.compress(BYTES, mtime=0)[:-9])])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", BYTES + b"G,0\n"), ("a.csv.gz", gzip.compress(BYTES, mtime=0)[:-9])]
+)
 def test_another_file_is_refused(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=r"is not the file of the data card toys.* Get the file again"):
