@@ -44,6 +44,7 @@ FLOORS = [
         "doctor",
         "bench",
         "recipe",
+        "gluonts",
         "report",
     },
     {"cli"},
@@ -69,6 +70,7 @@ BESIDE = {
     "evaluation": {"genomics", "run"},
     "variants": {"report", "run"},
     "bench": {"report"},
+    "gluonts": {"forecast", "recipe"},
     "demo": {"backtest", "evaluation", "forecast", "genomics", "recipe", "report", "run"},
 }
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=-1) for room in rooms}
@@ -200,7 +202,7 @@ def test_the_release_is_told_alike_everywhere() -> None:
 
 def test_dependencies_are_those_that_are_imported() -> None:
     extras = PROJECT["optional-dependencies"]
-    texts = PROJECT["dependencies"] + extras["bigwig"] + extras["stats"]
+    texts = PROJECT["dependencies"] + extras["bigwig"] + extras["stats"] + extras["gluonts"]
     declared = {canonicalize_name(Requirement(text).name) for text in texts}
     tops = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for _, name in imports(file)}
     outside = tops - sys.stdlib_module_names - {"titans_seq", ""}
