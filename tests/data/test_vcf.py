@@ -51,7 +51,7 @@ def test_samples_are_columns_too(tmp_path: Path) -> None:
         (">a\nACGT\n", "is not VCF: .*'>a'"),
         ("<html>", "It looks like HTML"),
         ("##fileformat=VCFv4.3\n".encode("utf-16"), "UTF-16"),
-        (gzip.compress(b"BCF\x02\x02" + bytes(9)), "BCF; write it as VCF with `bcftools view`"),
+        (gzip.compress(b"BCF\x02\x02" + bytes(9), mtime=0), "BCF; write it as VCF with `bcftools view`"),
         (HEAD.replace("\t", " ") + ROW, "line 2 should name the columns #CHROM POS ID"),
         (HEAD + ROW.replace("\t", " "), "line 3 has 1 columns, and the header 8"),
         (HEAD + ROW + "chr1\t8\tx", "line 4 has 3 columns, and the header 8.*was the line cut off"),
