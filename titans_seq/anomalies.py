@@ -12,7 +12,7 @@ from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError
 from titans_seq.files import must_be_new
-from titans_seq.forecast import begun, extended, must_reach, read_table, stamp, unique_id
+from titans_seq.forecast import begun, extended, for_table, must_reach, read_table, stamp, unique_id, with_time
 from titans_seq.progress import Progress
 from titans_seq.report.plots import anomaly_plot
 from titans_seq.resources import data_file
@@ -73,9 +73,12 @@ def anomalies(
     must_be_new(picture, overwrite=overwrite or resume)
     model = load(source, "forecast", device, threads, seed)
     task = model.task
-    series = list(read_table(source, model, path, reading, task.before + step_of(task)).series)
+    table = read_table(source, model, path, reading, task.before + step_of(task))
+    series = list(table.series)
     must_reach(path, series, task.before + step_of(task))
     heads = [min(len(s), round(calibration * len(s)) if calibration < 1 else int(calibration)) for s in series]
+    model = for_table(model, table, heads)
+    task = model.task
     if dry_run:
         return dry(model, series=len(series), rows=sum(len(s) for s in series), calibration_rows=sum(heads))
     thresholds = _Thresholds(path, series, _calibrated(model, series, heads, batch_size), rate)
@@ -145,8 +148,8 @@ def anomalies(
 def _walk(model: SequenceModel, series: list[Series], ends: list[int], emit: Any) -> Walk:
     """A walk over the first rows of each series, up to ``ends``."""
     task, step = model.task, step_of(model.task)
-    longer = [extended(s, task) for s in series]
-    before = task.lookback if task.reads == "window" else task.patch
+    longer = [with_time(extended(s, task), task) for s in series]
+    before = task.before if task.reads == "window" else task.patch
     spans = [(before, end + task.horizon) for end in ends]
     return Walk(model, SeriesWindows(longer, spans, task.before, task.horizon, step), ends, emit)
 

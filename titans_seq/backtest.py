@@ -25,7 +25,7 @@ from titans_seq import baselines
 from titans_seq.accuracy import Accuracy, Guess, SeasonalError, skill
 from titans_seq.checkpoint import SequenceModel, find
 from titans_seq.data.record import Series
-from titans_seq.data.windows import SeriesWindows
+from titans_seq.data.windows import SeriesWindows, stream_rows
 from titans_seq.data.write import Row
 from titans_seq.errors import UsageError, warn
 from titans_seq.files import must_be_new, sha256, to_json, write_text
@@ -33,12 +33,14 @@ from titans_seq.forecast import (
     Forecaster,
     begun,
     columns_of,
+    for_table,
     forecast_steps,
     must_reach,
     read_table,
     row_values,
     stamp,
     unique_id,
+    with_time,
 )
 from titans_seq.memory import NeuralMemory, recorded_surprise, taken_surprise
 from titans_seq.recipe import Recipe, load_recipe
@@ -104,7 +106,11 @@ def backtest(
     task = model.task
     step = step or task.horizon
     behind = task.horizon + (windows - 1) * step
-    series = list(read_table(source, model, path, reading, task.before + behind).series)
+    table = read_table(source, model, path, reading, task.before + behind)
+    ends = [len(s) - behind for s in table.series]
+    model = for_table(model, table, ends)
+    task = model.task
+    series = [with_time(s, task) for s in table.series]
     must_reach(path, series, task.before + behind)
     columns = columns_of(task, quantiles)
     recipe = _recipe(source)
@@ -120,6 +126,7 @@ def backtest(
     test = _Test(task, series, blocks, columns, task.season or baselines.season_of(task.frequency))
     protocol = {
         "lookback": task.lookback if task.reads == "window" else "all rows",
+        **({"memory_lookback": task.memory_lookback} if task.memory_lookback else {}),
         "horizon": task.horizon,
         "step": step,
         "windows": windows * len(series),
@@ -144,7 +151,7 @@ def backtest(
         write_text(metrics, to_json(found))
 
     def model_of(own: str) -> SequenceModel:
-        return load(own, "forecast", device, threads, seed) if own else model
+        return for_table(load(own, "forecast", device, threads, seed), table, ends) if own else model
 
     sources = {b.source or source for b in blocks}
     sums = identity(source, [data_file(path)], batch_size=batch_size, quantiles=quantiles, windows=windows, step=step)
@@ -374,12 +381,12 @@ PATCHES = 2000  # along which the memory's surprise is drawn
 
 def _surprise(model: SequenceModel, series: Series) -> dict[str, Any]:
     """How strongly the memory had to change with each of a series' last patches, read from an empty memory."""
-    patch, reader = model.task.patch, Forecaster(model)
+    patch, reader = model.task.patch, Forecaster(model, static=series.static)
     if not any(isinstance(module, NeuralMemory) for module in model.modules()):
         return {}
     first = max(0, len(series) - 1 - PATCHES * patch)
     with recorded_surprise(model) as seen:
-        reader.update(series.target[first:])
+        reader.update(stream_rows(series, first, len(series)))
         if not any(seen):
             return {}
         values = taken_surprise(seen).mean(0).tolist()

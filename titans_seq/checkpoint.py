@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from titans_seq.backbone import Backbone, BackboneConfig
-from titans_seq.embedding import other_strand
-from titans_seq.errors import ModelError
+from titans_seq.embedding import Patches, other_strand
+from titans_seq.errors import ModelError, inform
 from titans_seq.files import sha256, whole_folder
 from titans_seq.memory_state import MemoryState
 from titans_seq.tasks import Task
@@ -226,6 +226,8 @@ def check_backbone(ours: BackboneConfig, source: str) -> Path:
     """
     folder, theirs, _ = load_config(source)
     free = {"dropout", "equivariant"}  # the weights are the same with and without
+    if isinstance(ours.embedding, Patches) and isinstance(theirs.embedding, Patches):
+        free.add("embedding")  # patches of another form begin anew: see `load_backbone`
     here, there = ours.model_dump(exclude=free), theirs.model_dump(exclude=free)
     if different := [f"{key} {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]:
         raise ModelError(f"The backbone of {source} cannot be used here: {'; '.join(different)}.")
@@ -233,11 +235,32 @@ def check_backbone(ours: BackboneConfig, source: str) -> Path:
 
 
 def load_backbone(model: SequenceModel, source: str) -> None:
-    """Start the backbone of ``model`` from that of ``source``; the head stays as it was initialised."""
-    folder = check_backbone(model.backbone.config, source)
-    tensors = {
-        name.removeprefix("backbone."): tensor
-        for name, tensor in load_tensors(folder).items()
-        if name.startswith("backbone.")
+    """Start the backbone of ``model`` from that of ``source``; the head stays as it was initialised.
+
+    Patches of a series that hold other numbers have an embedding that begins anew. The head of a forecast of the same
+    form is taken over too. What was taken over is told.
+    """
+    folder, theirs = check_backbone(model.backbone.config, source), load_config(source)[2]
+    tensors, own = load_tensors(folder), model.state_dict()
+    anew = {
+        name
+        for name in own
+        if name.startswith("backbone.embedding.") and name in tensors and tensors[name].shape != own[name].shape
     }
-    fill(model.backbone, tensors, folder / "model.safetensors")
+    takes_head = getattr(model.task, "takes_head", None)
+    head = takes_head is not None and model.task.kind == theirs.kind and not anew and takes_head(theirs)
+    parts = {"backbone": model.backbone, **({"head": model.head} if head else {})}
+    for part, module in parts.items():
+        given = {name: own[name] if name in anew else tensor for name, tensor in tensors.items()}
+        of_part = {
+            name.removeprefix(f"{part}."): tensor for name, tensor in given.items() if name.startswith(f"{part}.")
+        }
+        fill(module, of_part, folder / "model.safetensors")
+    if takes_head is not None:
+        taken = ["blocks", *([] if anew else ["patch embedding"]), *(["forecast layer"] if head else [])]
+        begun = [*(["patch embedding"] if anew else []), *([] if head else ["forecast layer"])]
+        other = model.task.other_than(theirs) if model.task.kind == theirs.kind else []
+        inform(
+            f"{source}: taken over: {', '.join(taken)}; begins anew: {', '.join(begun) or 'nothing'}"
+            f"{' (' + '; '.join(other) + ')' if other else ''}."
+        )

@@ -10,12 +10,12 @@ import numpy as np
 
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series, quoted
-from titans_seq.data.series import SeriesTable
-from titans_seq.data.sources import SeriesSource
+from titans_seq.data.series import SeriesTable, timed
+from titans_seq.data.sources import SeriesSource, moments
 from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
-from titans_seq.errors import InputError, ModelError, UsageError, warn
+from titans_seq.errors import InputError, ModelError, UsageError, inform, warn
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
 from titans_seq.run import about, check_state_files, dry, finished, identity, load, reading_of, write
@@ -23,6 +23,8 @@ from titans_seq.stream import Point, Steps
 from titans_seq.stream.series import Forecaster, Streams, initial_series, series_steps, window_steps
 
 __all__ = ["Forecaster", "predict"]
+
+KINDS = ("known_future", "past_only", "static")  # of covariates
 
 Describe = Callable[[int, dict[str, np.ndarray]], list[Row]]
 
@@ -33,6 +35,7 @@ def predict(
     out: Path,
     *,
     future: str | None = None,
+    horizon: int | None = None,
     quantiles: str | None = None,
     state_in: Path | None = None,
     state_out: Path | None = None,
@@ -47,7 +50,9 @@ def predict(
 ) -> dict[str, Any]:
     """Forecast what follows the last row of each series, into ``out``; ``reading`` is of `SeriesSource`.
 
-    ``future`` is a table of what is known beforehand, where the table itself does not tell it.
+    ``future`` is a table of what is known beforehand, where the table itself does not tell it. A ``horizon`` below the
+    model's own cuts its forecast, one above it is rolled: see `titans_seq.stream.series.rolled`.
+
     A model that reads streams goes on from ``state_in``, as if the table's rows stood below those that it has read,
     and leaves where it stands in ``state_out``.
     """
@@ -61,18 +66,21 @@ def predict(
     if state_in or state_out:
         _must_stream(source, model)
     table = read_table(source, model, path, reading, task.before, known=state_in is not None, future=future)
-    series = list(table.series)
+    series, ahead = list(table.series), horizon or task.horizon
+    model = _reaching(source, for_table(model, table, [len(s) for s in series]), ahead)
+    task = model.task
     must_reach(path, series, task.before)
-    streams = begun(model, series)
+    streams, last = begun(model, series), {}
     if streams is not None:
         if state_in:
-            _continue(streams, state_in, source, model, path, table)
+            last = _continue(streams, state_in, source, model, path, table)
         streams.keep = state_out is not None
-    series = [extended(s, task) for s in series]
+    series = [extended(s, task, ahead) for s in series]
     for s in series:
-        _must_be_known(s, task, path)
-    spans = [(len(s) - task.horizon, len(s)) for s in series]
-    items = SeriesWindows(series, spans, task.before, task.horizon)
+        _must_be_known(s, task, path, ahead)
+    series = [with_time(s, task, last.get(s.id)) for s in series]
+    spans = [(len(s) - ahead, len(s)) for s in series]
+    items = SeriesWindows(series, spans, task.before, ahead)
     columns = columns_of(task, quantiles)
     if dry_run:
         return dry(model, series=len(series), windows=len(items))
@@ -87,13 +95,13 @@ def predict(
 
     def keep_state(point: Point) -> None:
         if streams is not None and state_out is not None:
-            save_state(tuple(streams.states), state_out, about(source, **_facts(model, series)))
+            save_state(tuple(streams.states), state_out, about(source, **_facts(model, series, ahead)))
 
     inputs = [data_file(path), *([data_file(future)] if future else []), *([state_in] if state_in else [])]
     rows = write(
         out,
         lambda point: forecast_steps(model, items, describe, batch_size, streams, point),
-        identity(source, inputs, batch_size=batch_size, quantiles=quantiles, state_out=state_out),
+        identity(source, inputs, batch_size=batch_size, quantiles=quantiles, state_out=state_out, horizon=ahead),
         resume=resume,
         template=template_of(streams),
         at_end=keep_state,
@@ -125,6 +133,11 @@ def template_of(streams: Streams | None) -> Callable[[Point], Any]:
 
 
 def _must_stream(source: str, model: SequenceModel) -> None:
+    if model.task.zero_shot:
+        raise ModelError(
+            f"{source} takes its scale from each table, so that a state of one does not go on with another. Leave out "
+            "--state-in and --state-out, or train it on the table: titans-seq forecast train TABLE --backbone ..."
+        )
     if model.task.reads != "stream":
         raise ModelError(
             f"{source} reads the last {model.task.lookback} rows anew for each forecast and has no state to carry. "
@@ -141,9 +154,9 @@ def begun(model: SequenceModel, series: list[Series]) -> Streams | None:
     return Streams(begin, [begin] * len(series), [0] * len(series))
 
 
-def _facts(model: SequenceModel, series: list[Series]) -> dict[str, str]:
-    """What a state file says of its series, which end a horizon after the rows that were read."""
-    last = {s.id: stamp(s.times[len(s) - 1 - model.task.horizon]) for s in series}
+def _facts(model: SequenceModel, series: list[Series], ahead: int) -> dict[str, str]:
+    """What a state file says of its series, which end so many rows after those that were read."""
+    last = {s.id: stamp(s.times[len(s) - 1 - ahead]) for s in series}
     return {"columns": json.dumps(model.task.channels), "last": json.dumps(last)}
 
 
@@ -156,8 +169,10 @@ def _last_read(file: Path) -> dict[str, np.datetime64]:
         raise ModelError(f"{file} holds no state of series. Give what forecast predict --state-out wrote.") from None
 
 
-def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, path: str, table: SeriesTable) -> None:
-    """Let streams go on where a state file stopped.
+def _continue(
+    streams: Streams, file: Path, source: str, model: SequenceModel, path: str, table: SeriesTable
+) -> dict[str, np.datetime64]:
+    """Let streams go on where a state file stopped; returns the time of the last row that it has read of each series.
 
     Raises:
         ModelError: if the file is damaged, or of another model.
@@ -180,6 +195,7 @@ def _continue(streams: Streams, file: Path, source: str, model: SequenceModel, p
     streams.starts = [_rows_read(s, last[s.id], step, file, path) for s in series]
     if again := sum(streams.starts):
         warn(f"{path}: rows that {file} has read already: {again:,}; they are skipped, whatever they hold now.")
+    return last
 
 
 def _rows_read(series: Series, last: np.datetime64, frequency: str | None, file: Path, path: str) -> int:
@@ -221,10 +237,13 @@ def read_table(
     With ``known`` they go on with what was read before, so one row is enough.
     """
     task = model.task
-    options = reading_of(source) | {name: value for name, value in reading.items() if value}
+    options = {} if task.zero_shot else reading_of(source) | _beside(task)
+    options |= {name: value for name, value in reading.items() if value}
     given = SeriesSource.of_file(path, **options)
     vocabularies = task.covariates.vocabularies
     table = given.read(rows, task.frequency if known else None, vocabularies, future)
+    if task.zero_shot:
+        task = task.model_copy(update={"channels": table.series[0].columns, "frequency": table.frequency})
     if missing := [c for c in task.channels if c not in table.series[0].columns]:
         raise InputError(f"{path} lacks the column {', '.join(missing)} that the model was trained on.")
     if table.frequency != task.frequency and given.on_gap != "keep":
@@ -238,11 +257,69 @@ def read_table(
             "its rows for such steps with --on-gap keep."
         )
     order = [table.series[0].columns.index(c) for c in task.channels]
+    nothing: dict[str, Any] = {}
+    if task.covariates.location:
+        _must_know(path, table, task)
+    else:  # the model reads none
+        nothing = dict.fromkeys(KINDS)
     series = (
-        replace(s, target=s.target[:, order], observed=s.observed[:, order], columns=task.channels)
+        replace(s, target=s.target[:, order], observed=s.observed[:, order], columns=task.channels, **nothing)
         for s in table.series
     )
     return replace(table, series=tuple(series))
+
+
+def for_table(model: SequenceModel, table: SeriesTable, ends: list[int]) -> SequenceModel:
+    """A model that is for any table with this one's columns, frequency and scale; another as it is.
+
+    The scale is that of the first rows of each series, up to ``ends``: those before what is forecast first.
+    """
+    if not model.task.zero_shot:
+        return model
+    location, scale = moments(np.concatenate([s.target[:end] for s, end in zip(table.series, ends, strict=True)]))
+    of_table = {"channels": table.series[0].columns, "frequency": table.frequency, "location": location, "scale": scale}
+    task = model.task.model_copy(update={**of_table, "season": 0, "margins": ()})
+    found = SequenceModel(model.backbone.config, task)
+    found.load_state_dict(model.state_dict())
+    return found.to(next(model.parameters()).device).eval()
+
+
+def _reaching(source: str, model: SequenceModel, ahead: int) -> SequenceModel:
+    """The model with the intervals of so many rows: beyond its horizon none was calibrated."""
+    task = model.task
+    if ahead > task.horizon:
+        calibrated = " Calibrated intervals are left out." if task.margins else ""
+        inform(
+            f"{source} forecasts {task.horizon:,} rows; {ahead:,} are rolled from blocks of these, each after the "
+            "points of those before it. Quantiles leave out how uncertain these points are: take them as too narrow."
+            f"{calibrated}"
+        )
+    model.task = task.reaching(ahead)
+    return model
+
+
+def _beside(task: Any) -> dict[str, list[str]]:
+    """Options of the columns that a model reads beside its channels."""
+    kinds = {name: getattr(task.covariates, name) for name in KINDS}
+    return {name: list(dict.fromkeys(map(task.covariates.column, own))) for name, own in kinds.items()}
+
+
+def _must_know(path: str, table: SeriesTable, task: Any) -> None:
+    """A table's covariates are those of the model, numbers where these were numbers."""
+    for kind in KINDS:
+        own, there = getattr(task.covariates, kind), getattr(table.covariates, kind)
+        if strange := [name for name in (*own, *there) if (name in own) != (name in there)]:
+            raise InputError(
+                f"{path}: the covariate {strange[0]!r} is {'missing' if strange[0] in own else 'new'}; the model was "
+                f"trained with {', '.join(own) or 'none'}. Give the columns as they were, numbers as numbers."
+            )
+
+
+def with_time(series: Series, task: Any, before: np.datetime64 | None = None) -> Series:
+    """The series with the time between its rows, where the model reads it; ``before`` is that of the last row read."""
+    if not (task.irregular and task.known):
+        return series
+    return timed(series, task.frequency, before if before is not None and before < series.times[0] else None)
 
 
 def must_reach(path: str, series: list[Series], rows: int) -> None:
@@ -254,9 +331,9 @@ def must_reach(path: str, series: list[Series], rows: int) -> None:
             )
 
 
-def extended(series: Series, task: Any) -> Series:
+def extended(series: Series, task: Any, horizon: int | None = None) -> Series:
     """The series with the rows of a horizon behind it, where all is missing but what is known beforehand."""
-    T, H = len(series), task.horizon
+    T, H = len(series), horizon or task.horizon
     times = np.concatenate([series.times, future_times(series.times[-1], task.frequency, H)])[: T + H]
     known = _longer(series.known_future, max(0, T + H - len(series.known_future)))
     return replace(
@@ -273,13 +350,13 @@ def _longer(values: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([values, np.full((rows, values.shape[1]), np.nan, values.dtype)])
 
 
-def _must_be_known(series: Series, task: Any, path: str) -> None:
+def _must_be_known(series: Series, task: Any, path: str, horizon: int) -> None:
     """Every covariate that is known beforehand must tell the last rows of an `extended` series, which are forecast.
 
     Raises:
         InputError: if one stops before the horizon's end.
     """
-    times, lacking = series.times[-task.horizon :], np.isnan(series.known_future[-task.horizon :])
+    times, lacking = series.times[-horizon:], np.isnan(series.known_future[-horizon:])
     if lacking.any():
         row = int(lacking.any(1).argmax())
         name = task.covariates.column(task.covariates.known_future[int(lacking[row].argmax())])

@@ -27,6 +27,7 @@ from titans_seq.checkpoint import (
 from titans_seq.data.record import printable
 from titans_seq.data.windows import Items
 from titans_seq.data.write import SUFFIXES, check_suffix
+from titans_seq.embedding import Patches
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, whole_folder, write_text
 from titans_seq.measured import SEEDS, Measured, keep_measured
@@ -240,6 +241,7 @@ def _plan(recipe: Recipe, device: str) -> _Plan:
     must_fit(count, 4, "the backbone")
     if recipe.start_from:
         check_backbone(backbone, recipe.start_from)
+        _must_train_what_is_new(recipe, backbone)
     facts = {
         "task": task.kind,
         "parameters": count,
@@ -250,6 +252,19 @@ def _plan(recipe: Recipe, device: str) -> _Plan:
         "weights_and_optimizer_bytes": 16 * count,
     }
     return _Plan(backbone, task, training, validation, facts)
+
+
+def _must_train_what_is_new(recipe: Recipe, backbone: BackboneConfig) -> None:
+    """Of a backbone whose patch embedding begins anew more than the head must be trained."""
+    assert recipe.start_from
+    if recipe.training.freeze and isinstance(backbone.embedding, Patches):
+        there = load_config(recipe.start_from)[1].embedding
+        if there != backbone.embedding:
+            raise ConfigError(
+                f"training.freeze trains the head alone, and patches of {backbone.embedding.features} numbers are not "
+                f"those of {recipe.start_from}, so their embedding begins anew. Leave out training.freeze, or give "
+                "task.patch, channels and covariates as they were there."
+            )
 
 
 def _sums(recipe: Recipe) -> dict[str, str]:

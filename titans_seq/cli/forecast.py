@@ -87,6 +87,8 @@ _COLUMNS = {
     ],
 }
 
+_TARGET = {"target": _COLUMNS["target"]}  # what else a model for any table asks for
+
 
 def reads_series(*groups: dict[str, Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command options of how its table is read; what was said of them is its argument ``reading``."""
@@ -135,6 +137,18 @@ def audit(
     return finish_audit(found, out, strict and not found.spotless)
 
 
+def _form_of(start: str | None) -> dict[str, Any]:
+    """How the forecaster that is started from reads and tells; nothing of another model."""
+    if not start or start == "none":
+        return {}
+    from titans_seq.checkpoint import load_config
+
+    _, _, task = load_config(start)
+    known = task.model_dump(mode="json")
+    form = ("reads", "lookback", "memory_lookback", "patch", "stride", "mixing", "normalisation", "pool", "shortcut")
+    return {name: known[name] for name in (*form, "dropout", "output")} if task.kind == "forecasting" else {}
+
+
 @command(app)
 @reads_series(_READING, _COLUMNS)
 def train(
@@ -142,6 +156,9 @@ def train(
     horizon: Annotated[int, typer.Option(min=1, help="Rows to forecast.")],
     out: Run,
     lookback: Annotated[int | None, typer.Option(min=1, help="Rows read before them.")] = None,
+    memory_lookback: Annotated[
+        int | None, typer.Option(min=0, help="Rows before the look-back that the memory reads first.")
+    ] = None,
     start: Start = None,
     config: Config = None,
     conformal: Annotated[
@@ -159,16 +176,25 @@ def train(
 ) -> Any:
     """Train a forecaster on the first rows of each series; later ones choose the best weights.
 
+    With --backbone it starts from a trained one and reads as that does; horizon, channels and frequency may differ.
+    --set training.freeze=true then trains the forecast layer alone, --set task.zero_shot=true makes a model that
+    forecasts any table.
+
     Example: titans-seq forecast train sensors.csv --horizon 24 --out runs/sensors
     """
     from titans_seq.recipe import build
     from titans_seq.run import train as run_train
 
     levels = [part.strip() for part in conformal.split(",")] if conformal else None
-    given = {"lookback": lookback, "conformal": levels}
+    given = {"lookback": lookback, "memory_lookback": memory_lookback, "conformal": levels}
     content = {
         "data": {"kind": "series", "path": absolute(table), **reading},
-        "task": {"kind": "forecasting", "horizon": horizon, **{k: v for k, v in given.items() if v}},
+        "task": {
+            "kind": "forecasting",
+            **_form_of(start),
+            "horizon": horizon,
+            **{name: value for name, value in given.items() if value is not None},
+        },
         "training": {
             "batch_size": 32,
             "learning_rate": 1e-3,
@@ -184,13 +210,16 @@ def train(
 
 
 @command(app)
-@reads_series(_READING)
+@reads_series(_READING, _TARGET)
 def predict(
     model: Model,
     table: Table,
     out: Out,
     future: Annotated[
         str | None, typer.Option(help="Table of covariates known beforehand, of the rows to be forecast.")
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Rows to forecast, if not as many as in training.")
     ] = None,
     quantiles: Quantiles = None,
     state_in: StateIn = None,
@@ -207,6 +236,9 @@ def predict(
 ) -> Any:
     """Forecast what follows the last row of each series.
 
+    Fewer rows than in training are the first of its forecast; more are rolled, each block after the medians of those
+    before it, and their quantiles leave out how uncertain these are.
+
     A model that was trained with --set task.reads=stream goes on from the state that an earlier command left, so
     that a table of new rows is enough.
 
@@ -219,6 +251,7 @@ def predict(
         table,
         out,
         future=future,
+        horizon=horizon,
         quantiles=quantiles,
         state_in=state_in,
         state_out=state_out,
@@ -234,7 +267,7 @@ def predict(
 
 
 @command(app)
-@reads_series(_READING)
+@reads_series(_READING, _TARGET)
 def backtest(
     model: Model,
     table: Table,

@@ -11,9 +11,9 @@ from pydantic import Field, field_validator
 from titans_seq.data.aliases import Aliases
 from titans_seq.data.carve import carved
 from titans_seq.data.held_out import HeldOut, read_region
-from titans_seq.data.record import LOWER, Record, quoted
+from titans_seq.data.record import LOWER, Record, Series, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.series import SeriesReading, SeriesTable, read_series, spaced
+from titans_seq.data.series import SeriesReading, SeriesTable, read_series, spaced, timed
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
 from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
@@ -267,6 +267,9 @@ class SeriesSource(SeriesReading):
     path: str
     validation: float = Field(default=0.1, gt=0, description="Rows a series, or below 1 their share.")
     test: float = Field(default=0.0, ge=0, description="Rows at the end that training never sees, or their share.")
+    sampling: Literal["window", "series"] = Field(
+        default="window", description="Train on each window as often as another, or on windows of each series."
+    )
 
     def files(self) -> list[Path]:
         """The files that are read."""
@@ -283,12 +286,14 @@ class SeriesSource(SeriesReading):
         frequency: str | None = None,
         vocabularies: dict[str, tuple[str, ...]] | None = None,
         future: str | None = None,
+        leave_short: bool = False,
     ) -> SeriesTable:
         """Series as models read them, on an even grid if they are regular; arguments as for `read_series`."""
         table = read_series(
             data_file(self.path),
             future=None if future is None else data_file(future),
             min_rows=min_rows,
+            leave_short=leave_short,
             frequency=frequency,
             vocabularies=vocabularies,
             **self.model_dump(include=set(self.reading)),
@@ -301,13 +306,33 @@ class SeriesSource(SeriesReading):
         return rows - sum(held), rows - held[1], rows
 
     def parts(self, task: Any, seed: int) -> Parts:
-        """Windows inside the training rows, and windows whose future lies in the validation rows."""
-        need = task.lookback + task.horizon
-        table = self.read(min_rows=need)
-        series = list(table.series)
+        """Windows inside the training rows, and windows whose future lies in the validation rows.
+
+        Series too short for a window are left out, and counted.
+        """
+        need = task.window + task.horizon
+        table = self.read(min_rows=need, leave_short=True)
+        series = [timed(s, table.frequency) if table.irregular else s for s in table.series if len(s) >= need]
         borders = [self.borders(len(s)) for s in series]
-        train = SeriesWindows(series, [(0, b[0]) for b in borders], task.lookback, task.horizon, open=task.open)
-        validation = SeriesWindows(series, [(b[0], b[1]) for b in borders], task.lookback, task.horizon)
+        short = len(table.series) - sum(b[0] >= need for b in borders)
+        if 0 < short < len(table.series):
+            warn(
+                f"{self.path}: series that are not trained on: {short:,} of {len(table.series):,}; their training rows "
+                f"are fewer than the {need:,} of a window."
+            )
+        if task.zero_shot:
+            if table.covariates.names or table.irregular:
+                raise ConfigError("task.zero_shot is for any table, and not each has covariates or the same times.")
+            series = [standardised(s, b[0]) for s, b in zip(series, borders, strict=True)]
+        train = SeriesWindows(
+            series,
+            [(0, b[0]) for b in borders],
+            task.window,
+            task.horizon,
+            open=task.open,
+            balanced=self.sampling == "series",
+        )
+        validation = SeriesWindows(series, [(b[0], b[1]) for b in borders], task.window, task.horizon)
         for name, part, more in (("train on", train, need), ("validate with", validation, task.horizon)):
             if not len(part):
                 rows = max(map(len, series))
@@ -316,22 +341,48 @@ class SeriesSource(SeriesReading):
                     f"of which {borders[0]} end the training, validation and test parts; a window needs {more}. "
                     "Give more rows, or a smaller horizon, look-back or validation part."
                 )
-        if table.covariates.names or table.irregular:
-            warn(
-                f"{self.path}: the model reads neither covariates nor the time between rows yet; they are checked and "
-                "left out."
-            )
         known = np.concatenate([s.target[: b[0]] for s, b in zip(series, borders, strict=True)])
-        scale = np.nanstd(known, axis=0)
+        C = known.shape[1]
+        location, scale = ((0.0,) * C, (1.0,) * C) if task.zero_shot else moments(known)
         update = {
             "channels": task.channels or series[0].columns,
-            "location": tuple(np.nanmean(known, axis=0).tolist()),
-            "scale": tuple(np.where(scale > 0, scale, 1.0).tolist()),
+            "location": location,
+            "scale": scale,
             "frequency": table.frequency,
             "irregular": table.irregular,
-            "covariates": task.covariates.model_copy(update=vars(table.covariates)),
+            "covariates": task.covariates.model_copy(
+                update={**vars(table.covariates), **_moments(series, [b[0] for b in borders])}
+            ),
         }
         return Parts(task.model_copy(update=update), train, validation)
+
+
+def moments(rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of rows (T, C); 1 for a deviation of 0."""
+    scale = np.nanstd(rows, axis=0)
+    return tuple(np.nanmean(rows, axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist())
+
+
+def standardised(series: Series, end: int) -> Series:
+    """The series in units of its own first ``end`` rows; a channel that these do not tell stays as it is."""
+    known = np.isfinite(series.target[:end]).any(0)
+    location, scale = moments(np.where(known, series.target[:end], 0.0))
+    return replace(series, target=(series.target - np.array(location)) / np.array(scale))
+
+
+def _moments(series: list[Series], ends: list[int]) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of each covariate over the training rows; 0 and 1 where nothing is known."""
+    parts = [
+        np.concatenate([s.known_future[:end] for s, end in zip(series, ends, strict=True)]),
+        np.concatenate([s.past_only[:end] for s, end in zip(series, ends, strict=True)]),
+        np.stack([s.static for s in series]),
+    ]
+    location, scale = [], []
+    for column in (column for part in parts for column in part.T.astype(np.float64)):
+        known = column[np.isfinite(column)]
+        location.append(float(known.mean()) if len(known) else 0.0)
+        scale.append(float(known.std()) or 1.0 if len(known) else 1.0)
+    return {"location": tuple(location), "scale": tuple(scale)}
 
 
 SOURCES: dict[str, Any] = {"fasta": FastaSource, "sequences": SequenceSource, "series": SeriesSource}

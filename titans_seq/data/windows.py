@@ -174,13 +174,20 @@ def stacked(targets: list[np.ndarray]) -> np.ndarray:
     return found
 
 
+def stream_rows(series: Series, start: int, end: int) -> np.ndarray:
+    """Rows (T, C + K + P) of a series as a stream reads them: channels, what is known beforehand, and the rest."""
+    part = slice(start, min(end, len(series)))
+    return np.concatenate([series.target[part], series.known_future[part], series.past_only[part]], 1)
+
+
 class SeriesWindows:
     """Look-back and future around every origin between two rows of each series.
 
     An item holds ``past`` (L, C), ``future`` (H, C) with 0 where a value is missing, and the marks ``observed``
     (L, C) and ``future_observed`` (H, C): a value that filled a gap is read, and no target. An origin is the row of
-    the first forecast. With ``open`` an item of
-    training also holds how many of its last patch's rows are to be seen, at random.
+    the first forecast. Series with covariates give them too, NaN where one is missing: ``known`` (L + H, K),
+    ``past_only`` (L, P) and ``static`` (S,). With ``open`` an item of training also holds how many of its last patch's
+    rows are to be seen, at random.
 
     Args:
         series: all of the same columns.
@@ -189,6 +196,7 @@ class SeriesWindows:
         horizon: H rows.
         step: rows from one origin to the next.
         open: rows of a patch, for a model that reads streams; else 0.
+        balanced: an item of training is a window drawn from a series that is drawn first, whatever its number.
     """
 
     def __init__(
@@ -199,6 +207,7 @@ class SeriesWindows:
         horizon: int,
         step: int = 1,
         open: int = 0,
+        balanced: bool = False,
     ):
         self.series, self.lookback, self.horizon, self.open = series, lookback, horizon, open
         self.values = [np.nan_to_num(s.target).astype(np.float32) for s in series]
@@ -206,6 +215,7 @@ class SeriesWindows:
         self.measured = [s.observed for s in series]
         self.origins = [np.arange(max(a, lookback), b - horizon + 1, step) for a, b in spans]
         self.ends = np.cumsum([len(o) for o in self.origins])
+        self.drawn = [number for number, o in enumerate(self.origins) if len(o)] if balanced else []
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -216,13 +226,22 @@ class SeriesWindows:
         return number, int(self.origins[number][index - (int(self.ends[number - 1]) if number else 0)])
 
     def item(self, index: int, rng: Generator | None) -> Item:
-        """The window ``index``."""
+        """The window ``index``, or with random numbers and ``balanced`` one of any series."""
         number, t = self.place(index)
+        if rng is not None and self.drawn:
+            number = self.drawn[int(rng.integers(len(self.drawn)))]
+            t = int(rng.choice(self.origins[number]))
         past, future = slice(t - self.lookback, t), slice(t, t + self.horizon)
-        values, seen = self.values[number], self.seen[number]
+        values, seen, s = self.values[number], self.seen[number], self.series[number]
+        beside = {
+            "known": s.known_future[past.start : future.stop],
+            "past_only": s.past_only[past],
+            "static": s.static,
+        }
         cut = {"open": np.array(rng.integers(1, self.open + 1))} if rng is not None and self.open else {}
         return {
             **cut,
+            **{name: part for name, part in beside.items() if part.shape[-1]},
             "past": values[past],
             "observed": seen[past],
             "future": values[future],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from titans_seq.checkpoint import SequenceModel, to_tensors
-from titans_seq.data.windows import SeriesWindows
+from titans_seq.data.windows import SeriesWindows, stream_rows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError
 from titans_seq.memory_state import MemoryState
@@ -32,12 +33,55 @@ def window_steps(
     while point.done < len(windows):
         numbers = range(point.done, min(point.done + batch_size, len(windows)))
         batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]), device)
-        output = model(batch)
+        output = rolled(model, batch, windows.horizon)
         must_be_finite(output, (f"window {n + 1}" for n in numbers))
         columns = {name: v.cpu().numpy() for name, v in model.task.columns(output).items()}
         ready = [row for i, n in enumerate(numbers) for row in describe(n, {c: v[i] for c, v in columns.items()})]
         point = Point(numbers[-1] + 1, 0, point.tokens + batch["past"][..., 0].numel())
         yield ready, point
+
+
+def rolled(model: SequenceModel, batch: dict[str, Tensor], horizon: int) -> Tensor:
+    """Forecast (B, H', C, K) of any number of rows, in training standard deviations.
+
+    Fewer than the model's H are its first. More are forecast H at a time, and each block reads the points (medians)
+    of those before it as if they had been observed: so its quantiles leave out how uncertain these are.
+
+    Args:
+        model: of a forecasting task that reads windows.
+        batch: of windows, with what is ``known`` beforehand of all H' rows.
+        horizon: H' rows.
+    """
+    task, rows = model.task, batch["past"].shape[1]
+    blocks = [model(_ahead_of(batch, rows, task.horizon))]
+    for _ in range(task.horizon, horizon, task.horizon):
+        new = _points(task, blocks[-1]).to(batch["past"])
+        following = {"past": new, "observed": torch.ones_like(new, dtype=torch.bool)}
+        if "past_only" in batch:
+            following["past_only"] = torch.full_like(new[..., :1], torch.nan).expand(
+                -1, -1, batch["past_only"].shape[2]
+            )
+        batch = batch | {name: torch.cat([batch[name], part], 1)[:, -rows:] for name, part in following.items()}
+        if "known" in batch:
+            batch["known"] = batch["known"][:, task.horizon :]
+        blocks.append(model(_ahead_of(batch, rows, task.horizon)))
+    return torch.cat(blocks, 1)[:, :horizon]
+
+
+def _ahead_of(batch: dict[str, Tensor], rows: int, horizon: int) -> dict[str, Tensor]:
+    """A batch with exactly so much of what is known: of rows that nobody asks for it is missing."""
+    if "known" not in batch:
+        return batch
+    known = batch["known"][:, : rows + horizon]
+    lacking = rows + horizon - known.shape[1]
+    return batch | {"known": torch.nn.functional.pad(known, (0, 0, 0, lacking), value=torch.nan)}
+
+
+def _points(task: Any, output: Tensor) -> Tensor:
+    """Points (B, H, C) of a forecast (B, H, C, Q), in the data's units."""
+    location, scale = (output.new_tensor(s, dtype=torch.float64) for s in (task.location, task.scale))
+    points: Tensor = task.output.point(output).double() * scale + location
+    return points
 
 
 class SeriesState(NamedTuple):
@@ -46,8 +90,8 @@ class SeriesState(NamedTuple):
     rows: int  # read
     memory: MemoryState  # of the patches that are closed
     running: Tensor  # (1, 3, C) moments of the rows in them
-    values: Tensor  # (1, P, C) float64 of the open patch, in the data's units; 0 where nothing was observed
-    observed: Tensor  # (1, P, C)
+    values: Tensor  # (1, P, C + E) float64 of the open patch and its covariates, in the data's units; 0 where nothing
+    observed: Tensor  # (1, P, C + E) was observed
 
 
 class Forecaster:
@@ -59,6 +103,7 @@ class Forecaster:
     Args:
         model: of a forecasting task that reads streams.
         state: where an earlier `Forecaster` stopped; None for a series that begins.
+        static: (S,) covariates of the series as a whole, where the model has such; missing ones if not given.
 
     Raises:
         ModelError: if the model reads windows.
@@ -66,7 +111,7 @@ class Forecaster:
 
     state: SeriesState
 
-    def __init__(self, model: SequenceModel, state: SeriesState | None = None):
+    def __init__(self, model: SequenceModel, state: SeriesState | None = None, static: np.ndarray | None = None):
         if getattr(model.task, "reads", None) != "stream":
             raise ModelError(
                 "This model has no state to carry from row to row: it reads a window anew for each forecast. "
@@ -74,10 +119,13 @@ class Forecaster:
             )
         self.model = model.eval()
         self.state = initial_series(model) if state is None else state
+        of_series = len(model.task.covariates.location) - model.task.beside
+        given = np.full(of_series, np.nan) if static is None else np.asarray(static, np.float64)
+        self.static = torch.from_numpy(given).to(self.state.values.device)[None] if of_series else None
 
     def _read(self, values: Tensor, observed: Tensor) -> tuple[Tensor, Scaled, MemoryState, Tensor]:
         """Read whole patches (1, N P, C) after the closed ones: hidden rows, scales, and the two states after them."""
-        scaled, running = self.model.head.scaled(values, observed, self.state.running)
+        scaled, running = self.model.head.scaled(values, observed, self.state.running, self.static)
         hidden, memory = self.model.backbone(scaled.features, self.state.memory)
         return hidden, scaled, memory, running
 
@@ -87,10 +135,15 @@ class Forecaster:
 
     @torch.inference_mode()
     def update(self, rows: np.ndarray) -> None:
-        """Read rows (T, C) in the data's units, NaN where nothing was observed."""
+        """Read rows (T, C) in the data's units, NaN where nothing was observed.
+
+        Covariates of rows stand behind the channels, (T, C + K + P): what is known beforehand, then what is not.
+        """
         state, patch = self.state, self.model.task.patch
         if rows.ndim != 2 or rows.shape[1] != state.values.shape[2]:
-            raise ValueError(f"rows must have shape (T, C) with C = {state.values.shape[2]}, got {rows.shape}.")
+            beside = f" + {self.model.task.beside} covariates" if self.model.task.beside else ""
+            C = len(self.model.task.channels)
+            raise ValueError(f"rows must have shape (T, C) with C = {C}{beside}, got {rows.shape}.")
         if np.isinf(rows).any():
             raise InputError("A row holds an infinite value. Mend it, or give NaN where nothing was observed.")
         new = torch.from_numpy(np.array(rows, np.float64)).to(state.values.device)[None]
@@ -109,16 +162,43 @@ class Forecaster:
         )
 
     @torch.inference_mode()
-    def output(self) -> Tensor:
-        """Forecast (1, H, C, Q) of the rows after the last, in training standard deviations."""
+    def output(self, known: np.ndarray | None = None, horizon: int | None = None) -> Tensor:
+        """Forecast (1, H, C, Q) of the rows after the last, in training standard deviations.
+
+        Args:
+            known: (H, K) what is known of these rows beforehand, NaN where it is missing.
+            horizon: H, the model's own if not given; of more rows each block of so many is read before the next is
+                forecast, as in `rolled`. The stream itself stays where it is.
+        """
+        task, H = self.model.task, self.model.task.horizon
+        horizon = horizon or H
         if not self.state.rows:
             raise ValueError("There is no row yet to forecast from: call update first.")
-        hidden, scaled, _, _ = self._read(self.state.values, self.state.observed)
-        return self.model.head.result(Opened(hidden, scaled.location, scaled.scale, self._filled()))
+        beside = np.zeros((horizon, 0)) if known is None and not task.known else known
+        if beside is None or beside.shape != (horizon, task.known):
+            given, shape = "nothing" if beside is None else beside.shape, (horizon, task.known)
+            raise ValueError(f"What is known of the rows to be forecast must have shape (H, K) = {shape}, got {given}.")
+        nothing = np.full((-horizon % H, task.known), np.nan)  # is known of rows that nobody asks for
+        parts = np.split(np.concatenate([beside, nothing]), -(-horizon // H))
+        reader, blocks = self, [self._block(parts[0])]
+        static = None if self.static is None else self.static[0].cpu().numpy()
+        for before, part in pairwise(parts):
+            points = _points(task, blocks[-1])[0].cpu().numpy()
+            reader = Forecaster(self.model, reader.state, static)
+            reader.update(np.concatenate([points, before, np.full((H, task.beside - task.known), np.nan)], 1))
+            blocks.append(reader._block(part))
+        return torch.cat(blocks, 1)[:, :horizon]
 
-    def forecast(self) -> dict[str, np.ndarray]:
-        """Columns ``mean``, ``q0.1`` ... of the next H rows, each (H, C) in the data's units."""
-        return {name: v[0].cpu().numpy() for name, v in self.model.task.columns(self.output()).items()}
+    def _block(self, known: np.ndarray) -> Tensor:
+        """Forecast of the model's own horizon."""
+        hidden, scaled, _, _ = self._read(self.state.values, self.state.observed)
+        ahead = self.model.head.beside.ahead(torch.from_numpy(known).to(hidden)[None, None]) if known.size else None
+        found: Tensor = self.model.head.result(Opened(hidden, scaled.location, scaled.scale, self._filled(), ahead))
+        return found
+
+    def forecast(self, known: np.ndarray | None = None, horizon: int | None = None) -> dict[str, np.ndarray]:
+        """Columns ``mean``, ``q0.1`` ... of the next H rows, each (H, C) in the data's units; arguments as `output`."""
+        return {name: v[0].cpu().numpy() for name, v in self.model.task.columns(self.output(known, horizon)).items()}
 
 
 @torch.inference_mode()
@@ -130,8 +210,8 @@ def initial_series(model: SequenceModel) -> SeriesState:
         0,
         model.backbone.initial_state(1 if task.mixing else len(task.channels)),
         model.head.initial_running(1),
-        torch.zeros(1, task.patch, len(task.channels), dtype=torch.float64, device=device),
-        torch.zeros(1, task.patch, len(task.channels), dtype=torch.bool, device=device),
+        torch.zeros(1, task.patch, len(task.channels) + task.beside, dtype=torch.float64, device=device),
+        torch.zeros(1, task.patch, len(task.channels) + task.beside, dtype=torch.bool, device=device),
     )
 
 
@@ -182,16 +262,17 @@ def series_steps(
         streams.restore(carried(point.done)[0], point.carried)
     while point.done < len(windows):
         number, origin = windows.place(point.done)
-        reader = Forecaster(model, streams.states[number])
+        series = windows.series[number]
+        reader = Forecaster(model, streams.states[number], series.static)
         at = max(point.inside, streams.starts[number])
         end = min(origin, at + longest)
-        reader.update(windows.series[number].target[at:end])
+        reader.update(stream_rows(series, at, end))
         streams.states[number] = reader.state
         if end < origin:
             point = Point(point.done, end, point.tokens + end - at, carried(point.done)[1])
             yield [], point
             continue
-        output = reader.output()
+        output = reader.output(series.known_future[origin : origin + windows.horizon], windows.horizon)
         must_be_finite(output, [f"window {point.done + 1}"])
         columns = {name: v[0].cpu().numpy() for name, v in model.task.columns(output).items()}
         ready = describe(point.done, columns)

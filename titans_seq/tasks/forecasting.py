@@ -26,10 +26,83 @@ class Covariates(Choice):
     past_only: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
     vocabularies: dict[str, tuple[str, ...]] = Field(default={})
+    location: tuple[float, ...] = Field(
+        default=(), description="Mean over the training rows of all three in turn; if empty the model reads none."
+    )
+    scale: tuple[float, ...] = Field(default=(), description="Standard deviation likewise.")
 
     def column(self, covariate: str) -> str:
         """The column of the table that a covariate was made of."""
         return next((text for text in self.vocabularies if covariate.startswith(f"{text}=")), covariate)
+
+
+class Beside(nn.Module):
+    """Covariates in training standard deviations, each with a mark; what is missing is 0 and has none."""
+
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, task: "Forecasting"):
+        super().__init__()
+        self.mixing, self.channels = task.mixing, len(task.channels)
+        self.known, self.rows = task.known, task.beside
+        self.register_buffer("location", torch.tensor(task.covariates.location), persistent=False)
+        self.register_buffer("scale", torch.tensor(task.covariates.scale), persistent=False)
+
+    def _marked(self, values: Tensor, seen: Tensor, first: int) -> Tensor:
+        """Values (..., K) of the covariates from number ``first`` on, and marks, (..., K, 2)."""
+        own = slice(first, first + values.shape[-1])
+        x = (values.nan_to_num() - self.location[own]) / self.scale[own]
+        return torch.stack([x * seen, seen.to(x.dtype)], -1)
+
+    def ahead(self, known: Tensor) -> Tensor:
+        """What is known of rows to be forecast, (..., K) with NaN where it is missing, to (..., 2 K)."""
+        return self._marked(known, known.isfinite(), 0).flatten(-2)
+
+    def joined(self, target: Tensor, values: Tensor, seen: Tensor, static: Tensor | None, stride: int) -> Tensor:
+        """Patches as the backbone reads them: the target's values and marks, then those of what stands beside it.
+
+        Args:
+            target: (B, N, C, 2, P).
+            values: (B, T, E) of the covariates that rows have.
+            seen: (B, T, E) marks of observation.
+            static: (B, S) of the series, NaN where it is missing.
+            stride: rows from one patch to the next.
+
+        Returns:
+            (B, N, F), or (B C, N, F) where channels are read apart: each has all covariates beside it.
+        """
+        apart = target.flatten(2) if self.mixing else target.transpose(1, 2).flatten(0, 1).flatten(2)
+        if not len(self.location):
+            return apart
+        N, P = target.shape[1], target.shape[-1]
+        parts = [self._marked(values, seen, 0).unfold(1, P, stride).flatten(2)]
+        if static is not None:
+            parts.append(self._marked(static, static.isfinite(), self.rows).flatten(1)[:, None].expand(-1, N, -1))
+        beside = torch.cat(parts, -1).to(apart.dtype)
+        return torch.cat([apart, beside if self.mixing else self.each(beside)], -1)
+
+    def each(self, shared: Tensor) -> Tensor:
+        """What is of all channels (B, ...) for each that is read apart, (B C, ...)."""
+        return shared.repeat_interleave(self.channels, 0)
+
+
+class Ahead(nn.Module):
+    """What is known of a row beforehand, and the hidden row, to what this adds to the row's forecast.
+
+    One map for all steps, so that no step sees what is known of another (TiDE's temporal decoder, arXiv 2304.08424).
+    """
+
+    def __init__(self, context: int, known: int, width: int, out: int):
+        super().__init__()
+        self.context = nn.Linear(context, width)
+        self.known = nn.Linear(2 * known, width, bias=False)
+        self.out = nn.Linear(width, out)
+
+    def forward(self, hidden: Tensor, known: Tensor) -> Tensor:
+        """Hidden (..., D) and what is known (..., H, 2 K) to (..., H, out)."""
+        added: Tensor = self.out(nn.functional.gelu(self.context(hidden)[..., None, :] + self.known(known)))
+        return added
 
 
 class Window(NamedTuple):
@@ -39,6 +112,7 @@ class Window(NamedTuple):
     location: Tensor  # (B, 1, C) in training standard deviations
     scale: Tensor
     scaled: Tensor  # (B, L, C)
+    known: Tensor | None = None  # (B, H, 2 K), see `Beside.ahead`
 
 
 class ForecastHead(nn.Module):
@@ -58,18 +132,21 @@ class ForecastHead(nn.Module):
         self.dropout = nn.Dropout(task.dropout)
         self.steps = nn.Linear(rows * width, task.horizon * apart * task.output.numbers)
         self.shortcut = nn.Linear(task.lookback, task.horizon) if task.shortcut else None
+        self.beside = Beside(task)
+        self.ahead = Ahead(rows * width, task.known, width, apart * task.output.numbers) if task.known else None
 
     def _scaled(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Window (B, L, C) in normalised units (0 where missing), marks of observation, location, scale."""
+        """Rows (B, M + L, C) in units of the look-back (0 where missing), marks of observation, location, scale."""
         seen = batch["observed"].to(batch["past"].dtype)
         x = (batch["past"] - self.location) / self.scale * seen
         if self.task.normalisation == "training":
             one = torch.ones_like(x[:, :1])
             return x, seen, 0 * one, one
-        count = seen.sum(1, keepdim=True).clamp(min=1)
-        location = x.sum(1, keepdim=True) / count
+        last = slice(-self.task.lookback, None)
+        count = seen[:, last].sum(1, keepdim=True).clamp(min=1)
+        location = x[:, last].sum(1, keepdim=True) / count
         deviation = (x - location) * seen
-        scale = (deviation.square().sum(1, keepdim=True) / count + STD_FLOOR**2).sqrt()
+        scale = (deviation[:, last].square().sum(1, keepdim=True) / count + STD_FLOOR**2).sqrt()
         return deviation / scale, seen, location, scale
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
@@ -77,7 +154,8 @@ class ForecastHead(nn.Module):
         scaled, seen, *_ = self._scaled(batch)
         both = torch.stack([scaled, seen], -1)  # (B, L, C, 2)
         patches = both.unfold(1, self.task.patch, self.task.stride)  # (B, N, C, 2, P)
-        return patches.flatten(2) if self.task.mixing else patches.transpose(1, 2).flatten(0, 1).flatten(2)
+        rows = _beside(batch, scaled.shape[1])
+        return self.beside.joined(patches, rows, rows.isfinite(), batch.get("static"), self.task.stride)
 
     def start(self, batch: dict[str, Tensor]) -> None:
         """A window is one block."""
@@ -85,13 +163,19 @@ class ForecastHead(nn.Module):
     def fold(self, so_far: None, hidden: Tensor, batch: dict[str, Tensor]) -> Window:
         """Keep the last row of hidden (B, N, D), or all."""
         scaled, _, location, scale = self._scaled(batch)
-        kept = hidden[:, -1] if self.task.pool == "last" else hidden.flatten(1)
-        return Window(kept, location, scale, scaled)
+        kept = hidden[:, -1] if self.task.pool == "last" else hidden[:, -self.task.patches :].flatten(1)
+        scaled = scaled[:, -self.task.lookback :]
+        known = self.beside.ahead(_future(batch, self.task)) if self.ahead is not None else None
+        return Window(kept, location, scale, scaled, known)
 
     def result(self, read: Window) -> Tensor:
         """Forecast (B, H, C, K) in training standard deviations."""
         H, K = self.task.horizon, self.task.output.numbers
-        raw = self.steps(self.dropout(read.hidden)).float()
+        hidden = self.dropout(read.hidden)
+        raw = self.steps(hidden).float()
+        if self.ahead is not None and read.known is not None:
+            known = read.known if self.task.mixing else self.beside.each(read.known)
+            raw = raw + self.ahead(hidden, known.to(hidden.dtype)).flatten(1).float()
         raw = (
             raw.unflatten(-1, (H, -1, K))
             if self.task.mixing
@@ -102,6 +186,18 @@ class ForecastHead(nn.Module):
             along = self.shortcut(read.scaled.transpose(1, 2)).transpose(1, 2)
             output = self.task.output.moved(output, along, torch.ones_like(along))
         return self.task.output.moved(output, read.location, read.scale)
+
+
+def _beside(batch: dict[str, Tensor], rows: int) -> Tensor:
+    """Covariates (B, T, K + P) of the first rows of a window, NaN where one is missing."""
+    parts = [batch[name][:, :rows] for name in ("known", "past_only") if name in batch]
+    return torch.cat(parts, -1) if parts else batch["past"][:, :rows, :0]
+
+
+def _future(batch: dict[str, Tensor], task: "Forecasting") -> Tensor:
+    """What is known of the rows to be forecast, (B, H, K)."""
+    before = batch["past"].shape[1]
+    return batch["known"][:, before : before + task.horizon]
 
 
 class Scaled(NamedTuple):
@@ -119,6 +215,7 @@ class Opened(NamedTuple):
     location: Tensor  # (B, N, C)
     scale: Tensor
     filled: int | None = None  # rows seen of the last patch; None to keep what follows every patch
+    known: Tensor | None = None  # (B, N, rows that are told, 2 K), see `Beside.ahead`
 
 
 class StreamHead(nn.Module):
@@ -141,24 +238,30 @@ class StreamHead(nn.Module):
         apart = 1 if not task.mixing else self.channels
         self.dropout = nn.Dropout(task.dropout)
         self.steps = nn.Linear(width, task.reach * apart * task.output.numbers)
+        self.beside = Beside(task)
+        self.ahead = Ahead(width, task.known, width, apart * task.output.numbers) if task.known else None
 
     def initial_running(self, batch: int) -> Tensor:
         """Running count, sum and sum of squares (B, 3, C) before any row: a patch of the training rows' moments."""
         prior = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64, device=self.location.device)
         return self.task.patch * prior[:, None].expand(batch, 3, self.channels)
 
-    def scaled(self, values: Tensor, seen: Tensor, running: Tensor) -> tuple[Scaled, Tensor]:
+    def scaled(
+        self, values: Tensor, seen: Tensor, running: Tensor, static: Tensor | None = None
+    ) -> tuple[Scaled, Tensor]:
         """Cut rows into patches and scale each by what was read up to its own last row.
 
         Args:
-            values: (B, N P, C) in the data's units.
-            seen: (B, N P, C) marks of observation.
+            values: (B, N P, C + E) in the data's units, channels and then the covariates that rows have.
+            seen: (B, N P, C + E) marks of observation.
             running: (B, 3, C) of the rows before them, see `initial_running`.
+            static: (B, S) of the series, NaN where it is missing.
 
         Returns:
             The patches, and ``running`` after them.
         """
-        P = self.task.patch
+        P, C = self.task.patch, self.channels
+        beside, (values, seen) = (values[..., C:], seen[..., C:]), (values[..., :C], seen[..., :C])
         marks = seen.double().unflatten(1, (-1, P))  # (B, N, P, C)
         x = (values.double().unflatten(1, (-1, P)) - self.location) / self.scale * marks
         if self.task.normalisation == "running":
@@ -172,17 +275,18 @@ class StreamHead(nn.Module):
             location, scale = torch.zeros_like(x[:, :, 0]), torch.ones_like(x[:, :, 0])
         x = (x - location[:, :, None]) / scale[:, :, None] * marks
         both = torch.stack([x, marks], -1).transpose(2, 3).transpose(3, 4)  # (B, N, C, 2, P)
-        features = both.flatten(2) if self.task.mixing else both.transpose(1, 2).flatten(0, 1).flatten(2)
+        features = self.beside.joined(both, *beside, static, P)
         dtype = self.steps.weight.dtype
         return Scaled(features.to(dtype), location.to(dtype), scale.to(dtype)), running
 
     def _window(self, batch: dict[str, Tensor]) -> Scaled:
         """A window as a stream of its own; in training only ``open`` rows (B,) of its last patch are seen."""
-        seen = batch["observed"]
+        beside = _beside(batch, self.task.lookback)
+        values, seen = torch.cat([batch["past"], beside], -1), torch.cat([batch["observed"], beside.isfinite()], -1)
         if "open" in batch:
             last = torch.arange(seen.shape[1], device=seen.device) - (self.task.lookback - self.task.patch)
             seen = seen & (last < batch["open"][:, None])[:, :, None]
-        return self.scaled(batch["past"], seen, self.initial_running(len(seen)))[0]
+        return self.scaled(values, seen, self.initial_running(len(seen)), batch.get("static"))[0]
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
         """Patches (B, N, F), or (B C, N, F) where channels are read apart; F is values and marks of observation."""
@@ -195,13 +299,20 @@ class StreamHead(nn.Module):
         """Keep the last row of hidden (B, N, D), or in training all."""
         _, location, scale = self._window(batch)
         if "open" in batch:
-            return Opened(hidden, location, scale)
-        return Opened(hidden[:, -1:], location[:, -1:], scale[:, -1:], self.task.patch)
+            known = None if self.ahead is None else self.beside.ahead(self._following(batch["known"]))
+            return Opened(hidden, location, scale, known=known)
+        known = None if self.ahead is None else self.beside.ahead(_future(batch, self.task)[:, None])
+        return Opened(hidden[:, -1:], location[:, -1:], scale[:, -1:], self.task.patch, known)
+
+    def _following(self, rows: Tensor) -> Tensor:
+        """Of rows (B, L + H, K) those behind the first of each patch, (B, N, P - 1 + H, K)."""
+        return rows[:, 1:].unfold(1, self.task.reach, self.task.patch).transpose(2, 3)
 
     def result(self, read: Opened) -> Tensor:
         """Forecast (B, H, C, K) in training standard deviations; the rows (B, N, P - 1 + H, C, K) in training."""
         rows, K = self.task.reach, self.task.output.numbers
-        raw = self.steps(self.dropout(read.hidden))
+        hidden = self.dropout(read.hidden)
+        raw = self.steps(hidden)
         raw = raw if raw.dtype == torch.float64 else raw.float()
         raw = (
             raw.unflatten(-1, (rows, -1, K))
@@ -210,6 +321,14 @@ class StreamHead(nn.Module):
         )
         if read.filled is not None:
             raw = raw[:, :, read.filled - 1 : read.filled - 1 + self.task.horizon]
+        if self.ahead is not None and read.known is not None:
+            known = read.known if self.task.mixing else self.beside.each(read.known)
+            added = self.ahead(hidden, known.to(hidden.dtype)).to(raw.dtype)
+            raw = raw + (
+                added.unflatten(-1, (-1, K))
+                if self.task.mixing
+                else added.unflatten(0, (-1, self.channels)).permute(0, 2, 3, 1, 4)
+            )
         output = self.task.output.moved(self.task.output.mapped(raw), read.location[:, :, None], read.scale[:, :, None])
         return output if read.filled is None else output[:, -1]
 
@@ -230,7 +349,9 @@ class Forecasting(Choice):
 
     ``reads="window"``: each forecast reads the ``lookback`` rows before it from an empty memory, in patches that may
     overlap. With ``normalisation="instance"`` each window is also brought to mean 0 and deviation 1 and the forecast
-    taken back (reversible instance normalisation); ``"training"`` does no more.
+    taken back (reversible instance normalisation); ``"training"`` does no more. With ``memory_lookback`` so many rows
+    before the window are read first, in its units: of these only what the backbone carries reaches the forecast. They
+    are read in pieces, and ``training.truncate`` says how far slopes go back through them.
 
     ``reads="stream"``: patches stand side by side from the series' first row on, and the memory is carried from one
     to the next. The last patch is open: it is read anew for every forecast, its unseen rows marked as not observed,
@@ -238,6 +359,10 @@ class Forecasting(Choice):
     mean and deviation that are carried too and forget over ``lookback`` rows, ``"training"`` not at all; so that
     continuing a stream equals reading it again. It is trained on windows of ``lookback`` rows, on what follows each
     of their patches, and half of the loss is of the last one, cut at a random row as it is in use.
+
+    Covariates are read with the patch that they stand beside, each channel with all of them. What is known beforehand
+    of a row that is forecast is read with its step alone. Of ``irregular`` series the time since the row before, as
+    its logarithm, is one more that is known: that of the rows which are asked for.
     """
 
     kind: Literal["forecasting"] = "forecasting"
@@ -250,6 +375,9 @@ class Forecasting(Choice):
     )
     lookback: int = Field(
         default=96, ge=1, le=10_000_000, description="Rows read before them; of a stream, rows of a training window."
+    )
+    memory_lookback: int = Field(
+        default=0, ge=0, le=10_000_000, description="Rows before the look-back that the memory reads first."
     )
     patch: int = Field(default=16, ge=1, description="Rows a token.")
     stride: int = Field(default=8, ge=1, description="Rows from one token to the next.")
@@ -267,6 +395,10 @@ class Forecasting(Choice):
     location: tuple[float, ...] = Field(default=(), description="Mean of each channel over the training rows.")
     scale: tuple[float, ...] = Field(default=(), description="Standard deviation likewise.")
     frequency: str = Field(default="", description="Step of the timestamps, from the data if empty.")
+    zero_shot: bool = Field(
+        default=False,
+        description="Trained to forecast any table, whose names, scale and frequency then take the place of these.",
+    )
     irregular: bool = Field(default=False, description="Rows stand any time apart; from the data.")
     covariates: Covariates = Field(default=Covariates(), description="What is read beside them; from the data.")
     margins: tuple[tuple[tuple[float, ...], ...], ...] = Field(
@@ -300,6 +432,15 @@ class Forecasting(Choice):
         return self
 
     @model_validator(mode="after")
+    def _any_table(self) -> "Forecasting":
+        if self.zero_shot and (self.mixing or self.normalisation == "training"):
+            raise ValueError(
+                "zero_shot needs channels that are read apart and a scale of their own: mixing false, and "
+                "normalisation instance or running"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _patches_fit(self) -> "Forecasting":
         if self.patch > self.lookback:
             raise ValueError(f"patch {self.patch} is longer than lookback {self.lookback}")
@@ -308,11 +449,16 @@ class Forecasting(Choice):
                 f"patches of {self.patch} every {self.stride} rows do not end with a look-back of {self.lookback}: "
                 "choose lookback = patch + a multiple of stride"
             )
+        if self.memory_lookback and (self.reads == "stream" or self.memory_lookback % self.stride):
+            raise ValueError(
+                f"memory_lookback {self.memory_lookback} must be a multiple of stride {self.stride}, and is of "
+                'windows: reads "stream" reads all rows'
+            )
         return self
 
     @property
     def patches(self) -> int:
-        """Tokens a window, N."""
+        """Tokens of a look-back, N."""
         return (self.lookback - self.patch) // self.stride + 1
 
     @property
@@ -323,7 +469,12 @@ class Forecasting(Choice):
     @property
     def before(self) -> int:
         """Rows that must stand in a table before a forecast."""
-        return self.lookback if self.reads == "window" else 1
+        return self.window if self.reads == "window" else 1
+
+    @property
+    def window(self) -> int:
+        """Rows of a training window before what it forecasts."""
+        return self.memory_lookback + self.lookback
 
     @property
     def open(self) -> int:
@@ -335,9 +486,34 @@ class Forecasting(Choice):
         """Rows behind its first that a patch of a stream tells, P - 1 + H."""
         return self.patch - 1 + self.horizon
 
+    @property
+    def known(self) -> int:
+        """Covariates that are known of the rows to be forecast, K; the time since the row before is one."""
+        return len(self.covariates.known_future) + self.irregular if self.covariates.location else 0
+
+    @property
+    def beside(self) -> int:
+        """Covariates that rows have beside the channels, K + P; those of a series as a whole are no part of it."""
+        return self.known + len(self.covariates.past_only) if self.covariates.location else 0
+
+    def takes_head(self, other: "Forecasting") -> bool:
+        """Whether the forecast layer that was trained for another task can be taken over."""
+        return all(getattr(self, name) == getattr(other, name) for name in _OF_HEAD) and (
+            len(self.channels) == len(other.channels) or not self.mixing
+        )
+
+    def other_than(self, other: "Forecasting") -> list[str]:
+        """In what it differs from the task that its backbone was trained for, for people."""
+        told = []
+        for name in ("horizon", "channels", "frequency", "lookback", "memory_lookback", "patch", "covariates"):
+            here, there = (_shown(getattr(task, name)) for task in (self, other))
+            told += [f"{name} {there} there, {here} here"] if here != there else []
+        return told
+
     def embedding(self, tokens: Embedding | None = None) -> Embedding:
         """How the backbone reads; a series has no other tokens than its patches."""
-        return Patches(features=2 * self.patch * (max(1, len(self.channels)) if self.mixing else 1))
+        read = (max(1, len(self.channels)) if self.mixing else 1) + self.beside
+        return Patches(features=2 * (self.patch * read + len(self.covariates.location) - self.beside))
 
     def head(self, width: int) -> ForecastHead | StreamHead:
         """From hidden rows of a window, or of a stream, to all steps, channels and quantiles."""
@@ -443,6 +619,11 @@ class Forecasting(Choice):
         direct = self.output.pinball and len(levels) > 1
         return f"q{levels[np.abs(levels - 0.5).argmin()]:g}" if direct else "mean"
 
+    def reaching(self, rows: int) -> "Forecasting":
+        """The task with intervals of so many rows of a forecast: beyond the horizon none was calibrated."""
+        margins = tuple(level[:rows] for level in self.margins) if rows <= self.horizon else ()
+        return self.model_copy(update={"margins": margins})
+
     @torch.no_grad()
     def columns(self, output: Tensor) -> dict[str, Tensor]:
         """Columns of the prediction file in the data's units, each (B, H, C).
@@ -452,9 +633,33 @@ class Forecasting(Choice):
         """
         location, scale = (output.new_tensor(s) for s in (self.location, self.scale))
         values = self.output.moved(output.double(), location, scale)
-        columns = [self.output.mean(values)]
+        columns, task = [self.output.mean(values)], self.reaching(output.shape[1])
         if len(self.output.levels) > 1:
             columns += self.output.quantiles(values).unbind(-1)
-        if self.margins:
-            columns += [part.double() * scale + location for part in self._intervals(output).values()]
-        return dict(zip(self.names, columns, strict=True))
+        if task.margins:
+            columns += [part.double() * scale + location for part in task._intervals(output).values()]
+        return dict(zip(task.names, columns, strict=True))
+
+
+# What decides the forecast layer's shape and meaning, beside the number of channels that are mixed
+_OF_HEAD = (
+    "reads",
+    "horizon",
+    "lookback",
+    "patch",
+    "stride",
+    "mixing",
+    "normalisation",
+    "pool",
+    "shortcut",
+    "output",
+    "irregular",
+    "known",
+    "beside",
+)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Covariates):
+        value = (*value.known_future, *value.past_only, *value.static)
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)

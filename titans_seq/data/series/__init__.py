@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from titans_seq.data.record import STRICT, Judge
-from titans_seq.data.series.grid import on_grid, regular, spaced
+from titans_seq.data.series.grid import on_grid, regular, spaced, timed
 from titans_seq.data.series.reading import SeriesReading
 from titans_seq.data.series.rows import Vocabularies, followed_by, read_rows
 from titans_seq.data.series.tidy import SeriesTable, sentinels, tidy
@@ -23,6 +23,7 @@ __all__ = [
     "sentinels",
     "spaced",
     "tidy",
+    "timed",
 ]
 
 
@@ -31,6 +32,7 @@ def read_series(
     *,
     future: Path | str | None = None,
     min_rows: int = 2,
+    leave_short: bool = False,
     frequency: str | None = None,
     vocabularies: Vocabularies | None = None,
     judge: Judge = STRICT,
@@ -46,6 +48,7 @@ def read_series(
         path: the table.
         future: a table of later rows, with the covariates that are known beforehand.
         min_rows: rows that each series must have.
+        leave_short: shorter ones are no fault where one is long enough; whoever asks leaves them out.
         frequency: known beforehand, of rows that go on with earlier ones: one row is then enough.
         vocabularies: values of each column of text that training knew; found in the table if not given.
         judge: what to do about what training would refuse, and about doubts.
@@ -63,6 +66,7 @@ def read_series(
         on_duplicate=how.on_duplicate,
         on_gap=how.on_gap,
         min_rows=min_rows,
+        leave_short=leave_short,
         frequency=frequency,
         judge=judge,
     )

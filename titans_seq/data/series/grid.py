@@ -7,7 +7,7 @@ import numpy as np
 from titans_seq.data.record import STRICT, Judge, Series, quoted
 from titans_seq.data.series.reading import OnGap
 from titans_seq.data.series.tidy import SeriesTable
-from titans_seq.data.times import add_steps, months_of, some, step_of
+from titans_seq.data.times import add_steps, months_of, some, step_of, time_delta
 from titans_seq.errors import InputError
 
 
@@ -126,3 +126,14 @@ def spaced(table: SeriesTable, on_gap: OnGap, name: str, judge: Judge = STRICT) 
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     return replace(table, series=series, irregular=irregular)
+
+
+def timed(series: Series, frequency: str, before: np.datetime64 | None = None) -> Series:
+    """Return the series with one more covariate that is known beforehand: ln of the steps since the row before.
+
+    ``before`` is the time of the row before the first, where there was one; the first is else a step after it.
+    """
+    first = [] if before is None else [before]
+    delta = time_delta(np.concatenate([np.array(first, "M8[us]"), series.times]), frequency)[len(first) :]
+    steps = np.log(delta)[:, None].astype(np.float32)
+    return replace(series, known_future=np.concatenate([series.known_future, steps], 1))

@@ -186,6 +186,7 @@ def tidy(
     on_duplicate: OnDuplicate = "error",
     on_gap: OnGap = "nan",
     min_rows: int = 2,
+    leave_short: bool = False,
     frequency: str | None = None,
     judge: Judge = STRICT,
 ) -> SeriesTable:
@@ -201,7 +202,7 @@ def tidy(
     found = np.bincount(number[~ahead], minlength=len(rows.ids))
     said = frequency or rows.frequency
     needed = max(min_rows, 1 if said else 2)
-    if found.min() < needed:
+    if found.min() < needed and not (leave_short and found.max() >= needed):
         short = int(found.argmin())
         more = f"; series too short in all: {int((found < needed).sum()):,}" if len(found) > 1 else ""
         message = f"{rows.called(short)} is too short: rows found: {found[short]:,}, rows needed: {needed:,}{more}."
