@@ -1,7 +1,10 @@
 """A history before the look-back reaches the forecast through what the backbone carries, and through that alone."""
 
+import resource
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -85,10 +88,34 @@ def test_what_no_history_can_be(given: dict[str, Any]) -> None:
         Forecasting(**{"horizon": 1, "lookback": 16, "patch": 4, **given})
 
 
-def test_through_the_command_line(titans: Any, tiny: Any, tmp_path: Any) -> None:
+def test_through_the_command_line(titans: Any, tiny: Any, tmp_path: Path) -> None:
     run, given = tmp_path / "run", ["--memory-lookback", 20, "--set", "training.truncate=4"]
     titans("forecast", "train", tiny.wide, "--out", run, *tiny.forecast, *given, "--set", "training.steps=2", "--quiet")
     assert load_pretrained(str(run)).task.before == 32
     titans("forecast", "predict", run, tiny.wide, "--horizon", 6, "--out", tmp_path / "f.csv")
     assert len(pl.read_csv(tmp_path / "f.csv")) == 12
     titans("forecast", "backtest", run, tiny.wide, "--windows", 3, "--out", tmp_path / "b.csv")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("reads", ["window", "stream"])
+def test_a_series_of_a_million_rows_trains_and_is_forecast_in_bounded_memory(
+    titans: Any, tiny: Any, tmp_path: Path, reads: str
+) -> None:
+    """Minutes with a covariate that is known beforehand; the process grows by some copies of the table's numbers."""
+    count, ahead = 1_000_000, 4
+    times = np.datetime64("2020-01-01", "us") + np.arange(count + ahead) * np.timedelta64(1, "m")
+    day = np.arange(count + ahead) * 2 * np.pi / 1440
+    y = np.where(np.arange(count + ahead) < count, np.sin(day), np.nan)
+    table = pl.DataFrame({"ds": times, "y": y, "hour": np.cos(day)}).with_columns(pl.col("y").fill_nan(None))
+    table.write_parquet(tmp_path / "minutes.parquet")
+    given = ["--horizon", ahead, "--lookback", 64, "--set", "task.patch=16", "--set", "task.stride=16"]
+    given += ["--target", "y", "--known-future", "hour", "--set", "data.validation=100", "--set", "training.steps=3"]
+    given += ["--set", f"task.reads={reads}", *(["--memory-lookback", 8192] if reads == "window" else []), *tiny.size]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = tmp_path / "run"
+    titans("forecast", "train", tmp_path / "minutes.parquet", "--out", run, *given, "--set", "training.batch_size=4")
+    titans("forecast", "predict", run, tmp_path / "minutes.parquet", "--out", tmp_path / "f.csv")
+    assert len(pl.read_csv(tmp_path / "f.csv")) == ahead
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1_500_000  # kilobytes
