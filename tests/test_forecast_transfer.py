@@ -12,7 +12,7 @@ import torch
 from titans_seq.checkpoint import SequenceModel, load_pretrained
 from titans_seq.data.record import Series
 from titans_seq.data.windows import SeriesWindows
-from titans_seq.errors import ConfigError
+from titans_seq.errors import ConfigError, ModelError
 from titans_seq.recipe import build
 
 READS = ["window", "stream"]
@@ -72,6 +72,13 @@ def test_a_model_for_any_table_has_no_state_and_no_covariates(
     with pytest.raises(ConfigError, match="zero_shot needs channels that are read apart"):
         task = {"kind": "forecasting", "horizon": 1, "zero_shot": True, "mixing": True}
         build({"data": {"kind": "series", "path": "x.csv"}, "task": task})
+
+
+def test_a_model_for_any_table_is_no_predictor_of_entries(general: Path) -> None:
+    from titans_seq.gluonts import predictor_of
+
+    with pytest.raises(ModelError, match="takes its scale from a table"):
+        predictor_of(general)
 
 
 # --- fine-tuning

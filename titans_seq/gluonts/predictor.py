@@ -96,7 +96,7 @@ def windows(task: Forecasting, sampler: InstanceSampler) -> InstanceSplitter:
         start_field="start",
         forecast_start_field="forecast_start",
         instance_sampler=sampler,
-        past_length=task.lookback,
+        past_length=task.window,
         future_length=task.horizon,
         time_series_fields=["observed_values"],
     )
@@ -223,4 +223,7 @@ def predictor_of(source: str | Path, batch_size: int = 64, device: str = "auto")
     model = load_pretrained(str(source))
     if model.task.kind != "forecasting":
         raise ModelError(f"{source} is a model for {model.task.kind}, which GluonTS does not know. Give a forecaster.")
+    if model.task.covariates.location or model.task.zero_shot:
+        reads = "takes its scale from a table" if model.task.zero_shot else "reads covariates"
+        raise ModelError(f"{source} {reads}, and entries bring none here. Use titans-seq forecast predict.")
     return TitansPredictor.of(model, batch_size, device)
