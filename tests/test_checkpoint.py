@@ -1,10 +1,12 @@
 """A checkpoint is a folder that gives back the model that was saved, and starts another one's backbone."""
 
 import json
+import math
 import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,10 +22,12 @@ from titans_seq.checkpoint import (
     load_config,
     load_pretrained,
     save_pretrained,
+    shipped,
 )
 from titans_seq.errors import ModelError
 from titans_seq.files import sha256
 from titans_seq.memory import MemoryConfig
+from titans_seq.stream.sequences import token_loglik
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.forecasting import Forecasting
 from titans_seq.tasks.language import LanguageModel
@@ -147,3 +151,25 @@ def test_older_descriptions_are_read_and_newer_ones_refused(tmp_path: Path) -> N
     rewrite(schema_version=2)
     with pytest.raises(ModelError, match=r"config\.json has schema 2, this release reads up to 1\. Update titans-seq"):
         load_config(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_backbone_is_small_whole_and_has_its_card(name: str) -> None:
+    folder = shipped()[name]
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        value, _, file = line.partition("  ")
+        assert sha256(folder / file) == value
+    card = (folder / "README.md").read_text()
+    assert all(part in card for part in ("## Data", "## Figures", "Not for clinical decisions"))
+
+
+def test_dna_small_is_taken_by_its_name_and_knows_human_dna() -> None:
+    model = load_pretrained("dna_small").eval()
+    repeat = "GGCCGGGCGCGGTGGCTCACGCCTGTAATCCCAGCACTTTGGGAGGCCGAGGCGGGCGGATCACGAGGTC"  # how an Alu begins
+    codes = np.array(["ACGT".index(base) for base in repeat], np.uint8)
+
+    def bits(codes: np.ndarray) -> float:
+        return -float(token_loglik(model, codes).mean()) / math.log(2)
+
+    assert bits(codes) < 1 < 1.9 < bits(np.random.default_rng(0).permutation(codes)), "0.43 and 2.11; 2 is no knowledge"
