@@ -1,33 +1,25 @@
 """``titans-seq forecast``: time series."""
 
-import functools
-import inspect
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from titans_seq.cli.command import (
-    BatchSize,
     Config,
-    Device,
-    DryRun,
     Model,
     Overwrite,
-    Resume,
     Run,
-    Seed,
-    Settings,
     Start,
     StateIn,
     StateOut,
-    Threads,
     absolute,
     backbone_of,
     command,
     sets_length,
 )
+from titans_seq.cli.options import Training, Writing
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -50,77 +42,70 @@ def _frequency(text: str | None) -> str | None:
         raise typer.BadParameter(str(error)) from None
 
 
-# How a table is read: what every command takes, and what a model says of the tables that it is used on
-_READING = {
-    "format": Annotated[
+@dataclass(frozen=True)
+class Reading:
+    """How a table is read: what every command takes, and what a model says of the tables that it is used on."""
+
+    format: Annotated[
         Literal["wide", "long", "tsf", "ragged"] | None,
         typer.Option("--format", help="Layout, when it should not be guessed; ragged is a series a row."),
-    ],
-    "time": Annotated[str | None, typer.Option(help="Column of the timestamps, or of their parts: year,month,day.")],
-    "id": Annotated[str | None, typer.Option("--id", help="Column of the series' ids, in a long table.")],
-    "time_format": Annotated[str | None, typer.Option(help="Form of the timestamps, such as %d.%m.%Y.")],
-    "freq": Annotated[
+    ] = None
+    time: Annotated[str | None, typer.Option(help="Column of the timestamps, or of their parts: year,month,day.")] = (
+        None
+    )
+    id: Annotated[str | None, typer.Option("--id", help="Column of the series' ids, in a long table.")] = None
+    time_format: Annotated[str | None, typer.Option(help="Form of the timestamps, such as %d.%m.%Y.")] = None
+    freq: Annotated[
         str | None,
         typer.Option(callback=_frequency, help="Step of the timestamps: auto, 15min, h, D, W, MS ..."),
-    ],
-    "missing": Annotated[
+    ] = None
+    missing: Annotated[
         list[str] | None, typer.Option(help="Mark of a missing value, such as -9999; may be repeated.")
-    ],
-    "on_duplicate": Annotated[
+    ] = None
+    on_duplicate: Annotated[
         Literal["error", "mean", "first", "last"] | None, typer.Option(help="What two values at one time become.")
-    ],
-    "on_gap": Annotated[
+    ] = None
+    on_gap: Annotated[
         Literal["nan", "ffill", "interpolate", "keep", "error"] | None,
         typer.Option(help="What missing timestamps become; keep reads rows as they come, for irregular series."),
-    ],
-}
-_COLUMNS = {
-    "target": Annotated[
+    ] = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What was asked for."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+@dataclass(frozen=True)
+class Targeting(Reading):
+    """With what is forecast, which a model for any table asks for too."""
+
+    target: Annotated[
         list[str] | None, typer.Option(help="Column to forecast; may be repeated. All columns if not given.")
-    ],
-    "known_future": Annotated[
+    ] = None
+
+
+@dataclass(frozen=True)
+class Roles(Targeting):
+    """With what each other column is."""
+
+    known_future: Annotated[
         list[str] | None, typer.Option(help="Covariate of which future values are known; may be repeated.")
-    ],
-    "past_only": Annotated[list[str] | None, typer.Option(help="Covariate known up to now; may be repeated.")],
-    "static": Annotated[
+    ] = None
+    past_only: Annotated[list[str] | None, typer.Option(help="Covariate known up to now; may be repeated.")] = None
+    static: Annotated[
         list[str] | None, typer.Option(help="Covariate that does not change within a series; may be repeated.")
-    ],
-}
-
-_TARGET = {"target": _COLUMNS["target"]}  # what else a model for any table asks for
-
-
-def reads_series(*groups: dict[str, Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command options of how its table is read; what was said of them is its argument ``reading``."""
-    options = {name: kind for group in groups for name, kind in group.items()}
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def run(**given: Any) -> Any:
-            said = {name: given.pop(name) for name in options}
-            return function(**given, reading={name: value for name, value in said.items() if value})
-
-        signature = inspect.signature(function, eval_str=True)
-        own = [parameter for name, parameter in signature.parameters.items() if name != "reading"]
-        more = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-            for name, kind in options.items()
-        ]
-        run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-        return run
-
-    return decorate
+    ] = None
 
 
 @command(app)
-@reads_series(_READING, _COLUMNS)
 def audit(
     table: Table,
     out: Annotated[Path | None, typer.Option(help="Write the audit as JSON.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 3 if there is a problem or a note.")] = False,
     overwrite: Overwrite = False,
     *,
-    reading: dict[str, Any],
+    reading: Roles,
 ) -> Any:
     """Say what is in a table of series: frequency, gaps, duplicates, missing values, odd values.
 
@@ -133,7 +118,7 @@ def audit(
     from titans_seq.resources import data_file
 
     check_new(out, overwrite)
-    found = audit_series(data_file(table), **reading)
+    found = audit_series(data_file(table), **reading.said)
     return finish_audit(found, out, strict and not found.spotless)
 
 
@@ -150,7 +135,6 @@ def _form_of(start: str | None) -> dict[str, Any]:
 
 
 @command(app)
-@reads_series(_READING, _COLUMNS)
 def train(
     table: Table,
     horizon: Annotated[int, typer.Option(min=1, help="Rows to forecast.")],
@@ -164,15 +148,9 @@ def train(
     conformal: Annotated[
         str | None, typer.Option(help="Intervals to calibrate on the validation rows, in per cent, such as 80,95.")
     ] = None,
-    settings: Settings = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
     *,
-    reading: dict[str, Any],
+    reading: Roles,
+    training: Training,
 ) -> Any:
     """Train a forecaster on the first rows of each series; later ones choose the best weights.
 
@@ -188,7 +166,7 @@ def train(
     levels = [part.strip() for part in conformal.split(",")] if conformal else None
     given = {"lookback": lookback, "memory_lookback": memory_lookback, "conformal": levels}
     content = {
-        "data": {"kind": "series", "path": absolute(table), **reading},
+        "data": {"kind": "series", "path": absolute(table), **reading.said},
         "task": {
             "kind": "forecasting",
             **_form_of(start),
@@ -199,18 +177,17 @@ def train(
             "batch_size": 32,
             "learning_rate": 1e-3,
             "patience": 5,
-            **({} if sets_length(settings) else {"epochs": 10}),
+            **({} if sets_length(training.settings) else {"epochs": 10}),
         },
-        "seed": seed,
-        "threads": threads,
+        "seed": training.seed,
+        "threads": training.threads,
         **backbone_of(start, config, "series_tiny"),
     }
-    recipe = build(content, settings or [], "the command line")
-    return run_train(recipe, out, resume=resume, overwrite=overwrite, device=device, dry_run=dry_run)
+    recipe = build(content, training.settings or [], "the command line")
+    return run_train(recipe, out, **training.of_run)
 
 
 @command(app)
-@reads_series(_READING, _TARGET)
 def predict(
     model: Model,
     table: Table,
@@ -224,15 +201,9 @@ def predict(
     quantiles: Quantiles = None,
     state_in: StateIn = None,
     state_out: StateOut = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
     *,
-    reading: dict[str, Any],
+    reading: Targeting,
+    writing: Writing,
 ) -> Any:
     """Forecast what follows the last row of each series.
 
@@ -255,19 +226,12 @@ def predict(
         quantiles=quantiles,
         state_in=state_in,
         state_out=state_out,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
-        **reading,
+        **vars(writing),
+        **reading.said,
     )
 
 
 @command(app)
-@reads_series(_READING, _TARGET)
 def backtest(
     model: Model,
     table: Table,
@@ -283,15 +247,9 @@ def backtest(
         Path | None, typer.Option(help="JSON of what was measured; --out with the suffix .json if not given.")
     ] = None,
     quantiles: Quantiles = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
     *,
-    reading: dict[str, Any],
+    reading: Targeting,
+    writing: Writing,
 ) -> Any:
     """Forecast the past from several origins and print errors beside seasonal naive and a Theta model.
 
@@ -312,20 +270,13 @@ def backtest(
         step=step,
         refit=None if refit == "never" else int(refit),
         metrics=metrics,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
-        **reading,
+        **vars(writing),
+        **reading.said,
     )
     return found if "model" not in found else (backtest_table(found), found, 0)
 
 
 @command(app)
-@reads_series(_READING)
 def anomalies(
     model: Model,
     table: Table,
@@ -336,15 +287,9 @@ def anomalies(
     calibration: Annotated[
         float, typer.Option(min=0, help="Rows at the head of each series that set the thresholds, below 1 their share.")
     ] = 0.15,
-    device: Device = "auto",
-    threads: Threads = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
     *,
-    reading: dict[str, Any],
+    reading: Reading,
+    writing: Writing,
 ) -> Any:
     """Flag rows that lie far from their forecast or surprise the memory, and draw them.
 
@@ -358,12 +303,6 @@ def anomalies(
         out,
         rate=rate,
         calibration=calibration,
-        resume=resume,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_size=batch_size,
-        **reading,
+        **vars(writing),
+        **reading.said,
     )
