@@ -1,7 +1,8 @@
 """GUE, transcription factor binding and core promoters: MCC from scratch and pretrained, beside k-mers and others.
 
 Official train, dev and test tables. The weights of a run are chosen on dev, and so was the learning rate, on
-prom_core_tata (results/gue_dev.md); the steps are what a slow machine allows. Test is read once a row. Training sees either strand by chance, and a prediction is the mean over both.
+prom_core_tata (results/gue_dev.md); the steps are what a slow machine allows. Test is read once a row. Training sees
+either strand by chance, and a prediction is the mean over both.
 """
 
 from typing import NamedTuple
