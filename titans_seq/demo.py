@@ -31,7 +31,7 @@ UNITS = {"temperature": "°C", "dew_point": "°C", "wind_speed": "m/s", "pressur
 HOURS, DAYS_DRAWN = 24, 6  # of a forecast, of forecasts in the picture
 
 FILES = {
-    "backbone": "run: nucleotide backbone, pretrained on 400,000 bases of E. coli (report.html in it, as in every run)",
+    "backbone": "run: the shipped dna_small, trained on with 400,000 bases of E. coli (report.html in it, as in every run)",
     "classifier": "run: the backbone fine-tuned to tell coding from intergenic windows",
     "forecaster": "run: the next 24 hours of New York weather",
     "predictions.csv": "label and probabilities of every test window, by its id",
@@ -68,7 +68,7 @@ class Bench(NamedTuple):
         """Carry out the shipped recipe ``name`` into ``run``."""
         self.tell(what, "run", name, *(("--set", f"start_from={start}") if start else ()), "--out", run)
         recipe = load_recipe(Path(name))
-        begin = str(start.resolve()) if start else None
+        begin = str(start.resolve()) if start else recipe.start_from
         recipe = recipe.model_copy(update={"threads": self.threads or recipe.threads, "start_from": begin})
         train(recipe, run, device=self.device, overwrite=True)
         return recipe
@@ -119,7 +119,7 @@ def demo(
 def _genomics(bench: Bench) -> dict[str, Any]:
     """Scores on the test windows, of the classifier and of its baseline."""
     backbone, classifier = bench.out / "backbone", bench.out / "classifier"
-    recipe = bench.train("demo_pretrain", "Pretrain a backbone on 400,000 bases of E. coli.", backbone)
+    recipe = bench.train("demo_pretrain", "Go on pretraining the shipped backbone dna_small, of human DNA, with 400,000 bases of E. coli.", backbone)
     bench.tell("Draw how well it predicts them (titans_seq.stream.sequences.token_loglik).")
     _draw_likelihood(recipe, backbone, bench.out / "likelihood.png", bench.device)
     bench.train("demo_finetune", "Fine-tune it: is a window of 120 bases coding or intergenic?", classifier, backbone)
