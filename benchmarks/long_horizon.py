@@ -315,7 +315,7 @@ def report(kept: dict[str, Row]) -> str:
         for name, horizon in unified
     ]
     second = [[c.set, c.lookback, c.model, told(of(*c[:4]))] for c in dict.fromkeys(map(_apart, cells)) if _special(c)]
-    open_cells = [cell.key for cell in cells if cell.key not in kept]
+    open_cells = [cell for cell in cells if cell.key not in kept]
     return "\n\n".join(
         [
             "# Long horizons: MSE / MAE on test rows",
@@ -334,7 +334,7 @@ def report(kept: dict[str, Row]) -> str:
             "## Settings",
             _settings(),
             f"## Open: {len(open_cells)} of {len(cells)} cells",
-            "\n".join(f"- {key}" for key in open_cells) or "None.",
+            _listed(open_cells),
             "",
         ]
     )
@@ -346,6 +346,16 @@ def _apart(cell: Cell) -> Cell:
 
 def _special(cell: Cell) -> bool:
     return cell.lookback != "96" or (cell.set, cell.horizon) == ("ETTh1", 96)
+
+
+def _listed(cells: list[Cell]) -> str:
+    """Cells as a list, the seeds of a model together."""
+    seeds: dict[str, dict[str, list[str]]] = {}
+    for cell in cells:
+        place = f"{cell.set}, {cell.lookback} to {cell.horizon}"
+        seeds.setdefault(place, {}).setdefault(cell.model, []).append(str(cell.seed))
+    lines = (", ".join(f"{model} ({' '.join(own)})" for model, own in models.items()) for models in seeds.values())
+    return "\n".join(f"- {place}: {line}" for place, line in zip(seeds, lines, strict=True)) or "None."
 
 
 def _averages(of: Callable[..., list[Row]], name: str, models: Sequence[str]) -> list[str]:
