@@ -53,13 +53,14 @@ SETS = {
 HORIZONS = (96, 192, 336, 720)
 SEEDS = (0, 1, 2)
 DLINEAR, NAIVE = "dlinear", "seasonal_naive"
+LONGER = {"ETTh1": (0.375, 0.399), "ETTm1": (0.299, 0.343)}  # DLinear, look-back 336, horizon 96, Zeng et al. 2023
 BEST = "lmm"  # of the five on ETTh1's validation rows
 
-# The one table of settings, chosen on the validation rows of ETTh1 at horizon 96
+# The one table of settings, chosen by `TRIED`
 TASK: dict[str, Any] = {"patch": 16, "stride": 16, "output": {"kind": "point", "error": "mse"}}
-BACKBONE: dict[str, Any] = {"width": 64, "depth": 1, "heads": 4, "dropout": 0.2}
+BACKBONE: dict[str, Any] = {"width": 64, "depth": 1, "heads": 4, "dropout": 0.3}
 MEMORY: dict[str, Any] = {"chunk_size": 4, "structure": {"kind": "matrix"}}
-TRAINING: dict[str, Any] = {"batch_size": 32, "learning_rate": 1e-3, "patience": 2}
+TRAINING: dict[str, Any] = {"batch_size": 32, "learning_rate": 4e-3, "patience": 2}
 BLOCKS: dict[str, dict[str, Any]] = {  # a look-back of 96 is six patches
     "lmm": {"block": {"kind": "lmm", "persistent": 0}},
     "mac": {"block": {"kind": "mac", "segment": 4}},
@@ -72,6 +73,16 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of the best, in its task
     "absolute-error": {"output": {"kind": "point", "error": "mae"}},
     "training-scale": {"normalisation": "training"},
 }
+TRIED = (  # validation MSE on ETTh1, horizon 96, of lmm with seed 0, one after the other
+    ("width 64, two blocks, patches of 16 every 8, rate 5e-4, 792 steps", 0.692),
+    ("the same with a linear shortcut", 0.703),
+    ("width 32, one block, rate 1e-3, 528 steps", 0.696),
+    ("the same, patches every 16, dropout 0.3 before the head", 0.703),
+    ("width 64, one block, patches every 16, rate 1e-3", 0.689),
+    ("the same, rate 5e-4", 0.699),
+    ("the same, rate 2e-3", 0.683),
+    ("the same, rate 4e-3, dropout 0.3 in place of 0.2", 0.681),
+)
 DLINEAR_TRAINING = {"epochs": 8, "batch_size": 32, "learning_rate": 5e-3, "patience": 3}
 
 
@@ -127,20 +138,20 @@ class Cell(NamedTuple):
 
 def plan() -> Iterator[Cell]:
     """All cells, the first to be measured first."""
-    for name, lookback in product(("ETTh1", "ETTm1"), ("336",)):
-        yield Cell(name, lookback, 96, DLINEAR)
-    blocks = [name for name in BLOCKS if name != "attention"]
-    for horizon in HORIZONS:
-        yield Cell("ETTh1", "96", horizon, NAIVE)
-        for seed, model in product(SEEDS, (DLINEAR, *blocks)):
-            yield Cell("ETTh1", "96", horizon, model, seed)
+    for name in LONGER:
+        yield Cell(name, "336", 96, DLINEAR)
+    compared = [name for name in BLOCKS if name != "attention"]
+    yield Cell("ETTh1", "96", 96, NAIVE)
+    for seed, model in product(SEEDS, (DLINEAR, *compared)):
+        yield Cell("ETTh1", "96", 96, model, seed)
     for model in ("attention", *(f"{BEST}:{variant}" for variant in VARIANTS)):
         yield Cell("ETTh1", "96", 96, model)
-    for lookback, name in product(("336", "96+672"), ("ETTh1", "ETTm1")):
+    for name, lookback in product(LONGER, ("336", "96+672")):
         yield Cell(name, lookback, 96, BEST)
-    for name, horizon in (*product(("ETTh2", "ETTm1"), HORIZONS), ("Weather", 96)):
-        yield Cell(name, "96", horizon, NAIVE)
-        for seed, model in product(SEEDS, (DLINEAR, BEST)):
+    tables = {"ETTh1": HORIZONS[1:], "ETTh2": HORIZONS, "ETTm1": HORIZONS, "Weather": HORIZONS[:1]}
+    for seed, name in product(SEEDS, tables):
+        models = (NAIVE,) * (seed == 0) + (DLINEAR, *(compared if name == "ETTh1" else (BEST,)))
+        for horizon, model in product(tables[name], models):
             yield Cell(name, "96", horizon, model, seed)
 
 
@@ -282,7 +293,6 @@ PRINTED = {  # MSE and MAE at look-back 96 as printed by Liu et al. 2024 (iTrans
     },
 }
 TITANS = {"ETTh1": (0.420, 0.421), "ETTh2": (0.336, 0.382), "ETTm1": (0.358, 0.387)}  # table 3, means of the horizons
-LONGER = {"ETTh1": (0.375, 0.399), "ETTm1": (0.299, 0.343)}  # DLinear, look-back 336, horizon 96, Zeng et al. 2023
 
 
 def told(rows: list[Row]) -> str:
@@ -374,7 +384,9 @@ def _settings() -> str:
     steps = ", ".join(f"{facts.steps:,} on {name}" for name, facts in SETS.items())
     lines = [["all", f"task {TASK}; backbone {BACKBONE}; memory {MEMORY}; training {TRAINING}, steps {steps}"]]
     lines += [[name, str(choice)] for name, choice in (*BLOCKS.items(), *VARIANTS.items())]
-    return markdown(("model", "settings"), [*lines, [DLINEAR, f"Adam, rate halved each epoch: {DLINEAR_TRAINING}"]])
+    lines += [[DLINEAR, f"Adam, rate halved each epoch: {DLINEAR_TRAINING}"]]
+    tried = markdown(("tried on ETTh1, horizon 96", "MSE on validation"), [[what, f"{mse:.3f}"] for what, mse in TRIED])
+    return "\n\n".join([markdown(("model", "settings"), lines), tried])
 
 
 # --- what is asked
