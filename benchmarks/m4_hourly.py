@@ -51,7 +51,8 @@ def entries(*files: Path) -> Entries:
 
 def estimator(model: str, rate: float, folder: Path) -> Any:
     """The estimator of a model, with the shared sizes and budget."""
-    trainer = {"max_epochs": EPOCHS, "default_root_dir": str(folder), "enable_progress_bar": False, "logger": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = {"max_epochs": EPOCHS, "default_root_dir": str(folder), **quiet}
     shared = {"prediction_length": HORIZON, "context_length": CONTEXT, "lr": rate, "trainer_kwargs": trainer, **BUDGET}
     if model == PATCHTST:
         sizes = {"patch_len": PATCH, "stride": PATCH, "d_model": WIDTH, "nhead": HEADS, "num_encoder_layers": DEPTH}
@@ -78,7 +79,7 @@ def measured(model: str, rate: float, seed: int, options: argparse.Namespace) ->
     predictor = (
         SeasonalNaivePredictor(HORIZON, SEASON)
         if model == NAIVE
-        else estimator(model, rate, options.work / "m4").train(training)
+        else estimator(model, rate, options.work / f"m4-{model}-{rate:g}-{seed}").train(training)
     )
     found = {
         part: scores(predictor, split(own, offset=-HORIZON)[1].generate_instances(HORIZON))
