@@ -181,7 +181,7 @@ def test_m4_by_gluonts_own_evaluation(script: Script, tmp_path: Path, monkeypatc
     monkeypatch.setattr(m4, "SEEDS", (0,))
     m4.main()
     rows = kept(tmp_path, "m4_hourly")
-    assert [row["model"] for row in rows.values()] == ["seasonal_naive", "titans_seq", "patchtst"]
+    assert [row["model"] for row in rows.values()] == ["seasonal_naive", "titans_seq", "patchtst", "patchtst_std"]
     assert all(
         0 < row[part][name] for row in rows.values() for part in ("validation", "test") for name in ("mase", "wql")
     )
