@@ -108,6 +108,18 @@ def test_every_cell_is_a_recipe(script: Script) -> None:
         }
 
 
+def test_means_are_told_of_all_four_horizons_alone(script: Script) -> None:
+    benchmark = script("long_horizon")
+    when = {"date": "2026-01-01", "machine": "M", "versions": {"torch": "2"}}
+    errors = {96: 0.1, 192: 0.2, 336: 0.3, 720: 0.4}
+    cells = [benchmark.Cell("ETTh1", "96", horizon, "mac", seed) for horizon in errors for seed in (0, 1)]
+    rows = {c.key: {**when, **c._asdict(), "test": {"mse": errors[c.horizon], "mae": 0.5}} for c in cells}
+    text = benchmark.report(rows)
+    assert "| 0.250 / 0.500 |" in text and "ETTh1 -0.170 in MSE by mac" in text
+    del rows[cells[0].key], rows[cells[1].key]
+    assert "ETTh1 not known" in benchmark.report(rows)
+
+
 def test_a_cell_that_is_not_there_is_told(script: Script) -> None:
     benchmark = script("long_horizon", "--models", "lmn")
     with pytest.raises(SystemExit, match=r"--models: lmn: there are .*lmm"):
