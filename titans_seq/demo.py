@@ -31,7 +31,7 @@ UNITS = {"temperature": "°C", "dew_point": "°C", "wind_speed": "m/s", "pressur
 HOURS, DAYS_DRAWN = 24, 6  # of a forecast, of forecasts in the picture
 
 FILES = {
-    "backbone": "run: the shipped dna_small, trained on with 400,000 bases of E. coli (report.html in it, as in every run)",
+    "backbone": "run: the shipped dna_small, trained on with 400,000 bases of E. coli (see its report.html)",
     "classifier": "run: the backbone fine-tuned to tell coding from intergenic windows",
     "forecaster": "run: the next 24 hours of New York weather",
     "predictions.csv": "label and probabilities of every test window, by its id",
@@ -119,7 +119,11 @@ def demo(
 def _genomics(bench: Bench) -> dict[str, Any]:
     """Scores on the test windows, of the classifier and of its baseline."""
     backbone, classifier = bench.out / "backbone", bench.out / "classifier"
-    recipe = bench.train("demo_pretrain", "Go on pretraining the shipped backbone dna_small, of human DNA, with 400,000 bases of E. coli.", backbone)
+    recipe = bench.train(
+        "demo_pretrain",
+        "Go on pretraining dna_small, shipped and of human DNA, with 400,000 bases of E. coli.",
+        backbone,
+    )
     bench.tell("Draw how well it predicts them (titans_seq.stream.sequences.token_loglik).")
     _draw_likelihood(recipe, backbone, bench.out / "likelihood.png", bench.device)
     bench.train("demo_finetune", "Fine-tune it: is a window of 120 bases coding or intergenic?", classifier, backbone)
