@@ -119,11 +119,8 @@ def demo(
 def _genomics(bench: Bench) -> dict[str, Any]:
     """Scores on the test windows, of the classifier and of its baseline."""
     backbone, classifier = bench.out / "backbone", bench.out / "classifier"
-    recipe = bench.train(
-        "demo_pretrain",
-        "Go on pretraining dna_small, shipped and of human DNA, with 400,000 bases of E. coli.",
-        backbone,
-    )
+    what = "Go on pretraining dna_small, shipped and of human DNA, with 400,000 bases of E. coli."
+    recipe = bench.train("demo_pretrain", what, backbone)
     bench.tell("Draw how well it predicts them (titans_seq.stream.sequences.token_loglik).")
     _draw_likelihood(recipe, backbone, bench.out / "likelihood.png", bench.device)
     bench.train("demo_finetune", "Fine-tune it: is a window of 120 bases coding or intergenic?", classifier, backbone)
