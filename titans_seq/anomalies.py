@@ -16,7 +16,7 @@ from titans_seq.forecast import begun, extended, for_table, must_reach, read_tab
 from titans_seq.progress import Progress
 from titans_seq.report.plots import anomaly_plot
 from titans_seq.resources import data_file
-from titans_seq.run import dry, finished, identity, load, write
+from titans_seq.run import Job, dry, finished, identity, write
 from titans_seq.stream import Point
 from titans_seq.stream.anomalies import Scored, Walk, step_of
 
@@ -33,14 +33,7 @@ def anomalies(
     *,
     rate: float = 0.001,
     calibration: float = 0.15,
-    resume: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    **reading: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """Score every row of each series into ``out``, and flag those above thresholds; a picture is put beside it.
 
@@ -55,23 +48,17 @@ def anomalies(
             scores has half of it.
         calibration: rows at the head of each series that thresholds are made of, below 1 their share. They are scored
             and flagged too.
-        resume: go on where a stopped call left off.
-        overwrite: replace what is there.
-        dry_run: check and plan alone.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        seed: of everything random.
-        batch_size: windows read side by side, where each is read anew.
-        reading: of `SeriesSource`.
+        options: of `Job` and `SeriesSource`.
 
     Raises:
         InputError: if the calibration rows are too few.
     """
+    job, reading = Job.among(options)
     picture = out.with_suffix(".png")
-    if finished(out, overwrite, resume) and picture.is_file():
+    if finished(out, job.overwrite, job.resume) and picture.is_file():
         return {"out": str(out), "already_finished": True}
-    must_be_new(picture, overwrite=overwrite or resume)
-    model = load(source, "forecast", device, threads, seed)
+    must_be_new(picture, overwrite=job.overwrite or job.resume)
+    model = job.load(source, "forecast")
     task = model.task
     table = read_table(source, model, path, reading, task.before + step_of(task))
     series = list(table.series)
@@ -79,9 +66,9 @@ def anomalies(
     heads = [min(len(s), round(calibration * len(s)) if calibration < 1 else int(calibration)) for s in series]
     model = for_table(model, table, heads)
     task = model.task
-    if dry_run:
+    if job.dry_run:
         return dry(model, series=len(series), rows=sum(len(s) for s in series), calibration_rows=sum(heads))
-    thresholds = _Thresholds(path, series, _calibrated(model, series, heads, batch_size), rate)
+    thresholds = _Thresholds(path, series, _calibrated(model, series, heads, job.batch_size), rate)
     counts = torch.zeros(len(series), len(task.channels), 2, dtype=torch.int64)  # flags: calibration rows, and behind
 
     def emit(part: Scored) -> list[Row]:
@@ -115,14 +102,14 @@ def anomalies(
         if point.carried is not None:
             counts.copy_(point.carried[0])
             point = point._replace(carried=point.carried[1])
-        for rows, after in walk.steps(streams, batch_size, point):
+        for rows, after in walk.steps(streams, job.batch_size, point):
             yield rows, after._replace(carried=(counts, after.carried))
 
     rows = write(
         out,
         steps,
-        identity(source, [data_file(path)], batch_size=batch_size, rate=rate, calibration=calibration),
-        resume=resume,
+        identity(source, [data_file(path)], batch_size=job.batch_size, rate=rate, calibration=calibration),
+        resume=job.resume,
         template=lambda point: (counts, walk.template(streams)),
     )
     anomaly_plot(out, picture)

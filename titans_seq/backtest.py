@@ -46,7 +46,7 @@ from titans_seq.memory import NeuralMemory, recorded_surprise, taken_surprise
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.examples import forecast_examples
 from titans_seq.resources import data_file
-from titans_seq.run import dry, finished, identity, keep, load, train, write
+from titans_seq.run import Job, dry, finished, identity, keep, train, write
 from titans_seq.stream import Point, Steps
 
 MODEL, NAIVE, THETA = "model", "seasonal_naive", "auto_theta"
@@ -62,14 +62,7 @@ def backtest(
     refit: int | None = None,
     metrics: Path | None = None,
     quantiles: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    **reading: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """Forecast from ``windows`` origins at the end of each series, into ``out``, and measure beside baselines.
 
@@ -85,24 +78,18 @@ def backtest(
         refit: origins after which the model is trained anew, on the rows before the next; None for never.
         metrics: gets what is returned; ``out`` with the suffix .json if None.
         quantiles: those that are written, between commas; all if None. All are measured.
-        resume: go on where a stopped call left off.
-        overwrite: replace what is there.
-        dry_run: check and plan alone.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        seed: of everything random.
-        batch_size: windows read side by side.
-        reading: of `SeriesSource`.
+        options: of `Job` and `SeriesSource`.
 
     Raises:
         UsageError: if ``refit`` is asked of a model without a recipe.
         InputError: if a series is too short for so many windows.
     """
+    job, reading = Job.among(options)
     metrics = metrics or out.with_suffix(".json")
-    if finished(out, overwrite, resume) and metrics.is_file():
+    if finished(out, job.overwrite, job.resume) and metrics.is_file():
         return {**json.loads(metrics.read_text(encoding="utf-8")), "already_finished": True}
-    must_be_new(metrics, overwrite=overwrite or resume)
-    model = load(source, "forecast", device, threads, seed)
+    must_be_new(metrics, overwrite=job.overwrite or job.resume)
+    model = job.load(source, "forecast")
     task = model.task
     step = step or task.horizon
     behind = task.horizon + (windows - 1) * step
@@ -117,11 +104,11 @@ def backtest(
     if refit is not None and recipe is None:
         raise UsageError(f"--refit carries out the recipe of a run anew, and {source} has none. Give a run folder.")
     blocks = list(_blocks(series, task.horizon, windows, step, refit or windows))
-    if dry_run:
+    if job.dry_run:
         return dry(model, series=len(series), windows=windows * len(series), refits=len(blocks) if refit else 0)
     if refit is not None and recipe is not None:
         reading = {name: value for name, value in reading.items() if value}
-        blocks = [_refitted(b, recipe, path, reading, out, device, resume, overwrite) for b in blocks]
+        blocks = [_refitted(b, recipe, path, reading, out, job) for b in blocks]
 
     test = _Test(task, series, blocks, columns, task.season or baselines.season_of(task.frequency))
     protocol = {
@@ -151,16 +138,18 @@ def backtest(
         write_text(metrics, to_json(found))
 
     def model_of(own: str) -> SequenceModel:
-        return for_table(load(own, "forecast", device, threads, seed), table, ends) if own else model
+        return for_table(job.load(own, "forecast"), table, ends) if own else model
 
     sources = {b.source or source for b in blocks}
-    sums = identity(source, [data_file(path)], batch_size=batch_size, quantiles=quantiles, windows=windows, step=step)
+    sums = identity(
+        source, [data_file(path)], batch_size=job.batch_size, quantiles=quantiles, windows=windows, step=step
+    )
     refits = [sha256(find(one) / "model.safetensors") for one in sorted(sources - {source})]
     write(
         out,
-        lambda point: test.steps(point, model_of, batch_size),
+        lambda point: test.steps(point, model_of, job.batch_size),
         {**sums, "refits": " ".join(refits), "beside": " ".join(test.sums)},
-        resume=resume,
+        resume=job.resume,
         template=lambda point: test.carried(begun(model, series)),
         at_end=measured,
     )
@@ -211,15 +200,13 @@ def _refitted(
     path: str,
     reading: dict[str, Any],
     out: Path,
-    device: str,
-    resume: bool,
-    overwrite: bool,
+    job: Job,
 ) -> _Block:
     """The block with a model that was trained on the rows before it, a run of its own beside ``out``."""
     data = {"path": str(data_file(path).resolve()), "test": float(block.held), **reading}
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
     folder = out.with_name(f"{out.name}.refits") / f"{block.held}-rows-held-out"
-    train(recipe, folder, device=device, resume=resume, overwrite=overwrite)
+    train(recipe, folder, device=job.device, resume=job.resume, overwrite=job.overwrite)
     return block._replace(source=str(folder))
 
 

@@ -18,7 +18,7 @@ from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, inform, warn
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
-from titans_seq.run import about, check_state_files, dry, finished, identity, load, reading_of, write
+from titans_seq.run import Job, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.stream import Point, Steps
 from titans_seq.stream.series import Forecaster, Streams, initial_series, series_steps, window_steps
 
@@ -39,16 +39,9 @@ def predict(
     quantiles: str | None = None,
     state_in: Path | None = None,
     state_out: Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    **reading: Any,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Forecast what follows the last row of each series, into ``out``; ``reading`` is of `SeriesSource`.
+    """Forecast what follows the last row of each series, into ``out``; ``options`` are of `Job` and `SeriesSource`.
 
     ``future`` is a table of what is known beforehand, where the table itself does not tell it. A ``horizon`` below the
     model's own cuts its forecast, one above it is rolled: see `titans_seq.stream.series.rolled`.
@@ -56,12 +49,13 @@ def predict(
     A model that reads streams goes on from ``state_in``, as if the table's rows stood below those that it has read,
     and leaves where it stands in ``state_out``.
     """
-    if finished(out, overwrite, resume):
+    job, reading = Job.among(options)
+    if finished(out, job.overwrite, job.resume):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
         return {"out": str(out), "already_finished": True}
-    check_state_files(state_in, state_out, overwrite or resume)
-    model = load(source, "forecast", device, threads, seed)
+    check_state_files(state_in, state_out, job.overwrite or job.resume)
+    model = job.load(source, "forecast")
     task = model.task
     if state_in or state_out:
         _must_stream(source, model)
@@ -82,7 +76,7 @@ def predict(
     spans = [(len(s) - ahead, len(s)) for s in series]
     items = SeriesWindows(series, spans, task.before, ahead)
     columns = columns_of(task, quantiles)
-    if dry_run:
+    if job.dry_run:
         return dry(model, series=len(series), windows=len(items))
 
     def describe(number: int, forecast: dict[str, np.ndarray]) -> list[Row]:
@@ -100,9 +94,9 @@ def predict(
     inputs = [data_file(path), *([data_file(future)] if future else []), *([state_in] if state_in else [])]
     rows = write(
         out,
-        lambda point: forecast_steps(model, items, describe, batch_size, streams, point),
-        identity(source, inputs, batch_size=batch_size, quantiles=quantiles, state_out=state_out, horizon=ahead),
-        resume=resume,
+        lambda point: forecast_steps(model, items, describe, job.batch_size, streams, point),
+        identity(source, inputs, batch_size=job.batch_size, quantiles=quantiles, state_out=state_out, horizon=ahead),
+        resume=job.resume,
         template=template_of(streams),
         at_end=keep_state,
     )

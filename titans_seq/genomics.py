@@ -1,9 +1,9 @@
 """The verbs of sequences: predict, score, embed, generate."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from titans_seq.errors import InputError, ModelError, UsageError, warn
 from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.resources import data_file, is_there
-from titans_seq.run import about, check_state_files, dry, finished, identity, load, reading_of, write
+from titans_seq.run import Job, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.stream import Point, Steps, prefetch
 from titans_seq.stream.generation import Sampling, begun, generation_steps
 from titans_seq.stream.sequences import (
@@ -48,21 +48,15 @@ from titans_seq.tasks.pooling import Embedder, PoolingKind
 GENERATED = 1 << 14  # bases between points of what is generated: some seconds' work, base by base
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading(Job):
     """Options of every verb that reads sequences of any length."""
 
-    regions: Mapping[str, Any] = MappingProxyType({})  # fields of `Regions` that are asked for
+    regions: Mapping[str, Any] = field(default_factory=dict)  # fields of `Regions` that are asked for
     state_in: Path | None = None  # where records start from
     state_out: Path | None = None  # gets the memory after the last record
     reset: str = "record"  # when the memory begins anew: `titans_seq.data.reset.Reset`
     both_strands: bool = False  # average what a record and its other strand give
-    resume: bool = False
-    overwrite: bool = False
-    dry_run: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-    batch_size: int = 64
 
 
 # What training was told of how to cut sequences and holds for other files too; what it left out is not left out here.
@@ -294,7 +288,7 @@ def _read(
     if resume and not file.is_file():
         raise UsageError("--resume needs the input as a file: what came through stdin or a pipe is gone.")
     reset = reset_rule(reading.reset)
-    model = load(source, "genomics", reading.device, reading.threads, reading.seed)
+    model = reading.load(source, "genomics")
     course = Course(_start(source, model, reading.state_in), reset, state_out is not None)
     if course.alone or reading.state_in:
         _must_be_causal(source, model)
@@ -399,13 +393,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 4,
     state_in: Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
+    **options: Any,
 ) -> dict[str, Any]:
     """Let a language model write ``length`` bases behind a prompt, base by base, into the FASTA ``out``.
 
@@ -421,34 +409,29 @@ def generate(
         temperature: the logits are divided by it; 0 takes the likeliest base each time.
         top_k: draw from so many of the likeliest bases.
         state_in: memory to go on from.
-        resume: go on where a stopped call left off.
-        overwrite: replace ``out``.
-        dry_run: check, write nothing.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        seed: of what is drawn.
-        batch_size: samples written side by side.
+        options: of `Job`; the seed is that of what is drawn, and a batch samples written side by side.
     """
-    if finished(out, overwrite, resume, FastaFile.suffixes):
+    job = Job(**options)
+    if finished(out, job.overwrite, job.resume, FastaFile.suffixes):
         return {"out": str(out), "already_finished": True}
     check_state_files(state_in, None, False)
     tally = Tally()
     codes = encode(prompt, where="--prompt", tally=tally)
     tally.tell("--prompt", warn)
-    model = load(source, "genomics", device, threads, seed)
+    model = job.load(source, "genomics")
     _must_be_language_model(source, model)
     _must_be_causal(source, model)
     start = _start(source, model, state_in)
-    if dry_run:
+    if job.dry_run:
         return dry(model, bases=samples * length)
-    sampling = Sampling(length, samples, temperature, top_k, seed, batch_size)
+    sampling = Sampling(length, samples, temperature, top_k, job.seed, job.batch_size)
     start, opened = _prompted(model, start, codes)
-    note = f"seed={seed} temperature={temperature:g} top_k={top_k} prompt={len(codes)}"
+    note = f"seed={job.seed} temperature={temperature:g} top_k={top_k} prompt={len(codes)}"
     write(
         out,
         lambda point: generation_steps(model, start, opened, sampling, point),
         identity(source, [state_in] if state_in else [], prompt=prompt, **sampling._asdict()),
-        resume=resume,
+        resume=job.resume,
         template=lambda point: begun(model, start, len(sampling.numbers(point.done))),
         kind=partial(FastaFile, header=lambda number: f"sample_{number + 1} {note}"),
         total=samples * length,

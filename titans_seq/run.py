@@ -7,8 +7,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 
@@ -99,6 +100,29 @@ def load(source: str, kind: str, device: str = "auto", threads: int | None = Non
         raise ModelError(f"{source} is a model of task {task.kind}, for `titans-seq {task.field}`.")
     must_fit(parameters(backbone, task), 1, source)
     return load_pretrained(source).to(prepare(device, threads, seed, backbone.width))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Options of every verb that makes a file of what a model says of some input."""
+
+    resume: bool = False  # go on where a stopped job left off
+    overwrite: bool = False  # replace what is there
+    dry_run: bool = False  # check and plan alone
+    device: str = "auto"  # or ``cpu`` or ``cuda``
+    threads: int | None = None
+    seed: int = 0  # of everything random
+    batch_size: int = 64  # records or windows read side by side
+
+    @classmethod
+    def among(cls, options: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The job that options ask for, and those that are not its own."""
+        own = {field.name for field in fields(cls)} & options.keys()
+        return cls(**{name: options[name] for name in own}), {n: v for n, v in options.items() if n not in own}
+
+    def load(self, source: str, kind: str) -> SequenceModel:
+        """The model of the job; arguments and errors as for `load`."""
+        return load(source, kind, self.device, self.threads, self.seed)
 
 
 # --- train

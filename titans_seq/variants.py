@@ -4,6 +4,7 @@ import functools
 import math
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from titans_seq.data.write import SUFFIXES, PartFile, Row, RowFile
 from titans_seq.errors import UsageError
 from titans_seq.files import must_be_new
 from titans_seq.resources import data_file
-from titans_seq.run import data_of, dry, finished, identity, load, write
+from titans_seq.run import Job, data_of, dry, finished, identity, write
 from titans_seq.stream import prefetch
 from titans_seq.stream.variants import Scorer, default_score
 
@@ -28,20 +29,14 @@ _PLACE = ("chrom", "position", "ref", "alt")  # columns of a table of changes be
 _BASES = ALPHABET[:4]
 
 
-class Scoring(NamedTuple):
+@dataclass(frozen=True)
+class Scoring(Job):
     """Options of both verbs."""
 
     aliases: str | None = None  # lines of names of chromosomes that mean the same
     score: str | None = None  # one of `titans_seq.stream.variants.SCORES`; that of the model's task if none
     window: int | None = None  # bases; those of the model's training if none
     both_strands: bool = False
-    resume: bool = False
-    overwrite: bool = False
-    dry_run: bool = False
-    device: str = "auto"
-    threads: int | None = None
-    seed: int = 0
-    batch_size: int = 64
 
 
 class _Prepared(NamedTuple):
@@ -62,7 +57,7 @@ def _window(source: str) -> int:
 
 
 def _prepare(source: str, fasta: str, inputs: list[Path], scoring: Scoring, **options: Any) -> _Prepared:
-    model = load(source, "genomics", scoring.device, scoring.threads, scoring.seed)
+    model = scoring.load(source, "genomics")
     score, window = scoring.score or default_score(model), scoring.window or _window(source)
     named = data_file(scoring.aliases) if scoring.aliases else None
     file = data_file(fasta)
