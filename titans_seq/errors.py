@@ -48,6 +48,14 @@ class NumericFault(TitansError):
     code = 7
 
 
+class RankFault(TitansError):
+    """Another process of the same training has failed; ``exit_code`` is what that one ends with."""
+
+    def __init__(self, exit_code: int, message: str):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Interrupted(TitansError):
     """A signal ended the work at a step border; ``exit_code`` is 128 plus the signal's number."""
 

@@ -38,6 +38,7 @@ from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps, run_stream
 from titans_seq.training.calibration import calibrate, must_suffice
 from titans_seq.training.module import fit
+from titans_seq.training.world import Place, Strategy, World, joined, place_of
 
 # --- what every verb needs
 
@@ -136,38 +137,52 @@ def train(
     overwrite: bool = False,
     device: str = "auto",
     dry_run: bool = False,
-) -> dict[str, Any]:
-    """Carry out a recipe into the run folder ``out``; returns what the command reports."""
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: Strategy = "auto",
+) -> dict[str, Any] | None:
+    """Carry out a recipe into the run folder ``out``, on one device or several; see `place_of`.
+
+    Several share the batches of the recipe, so that their number changes its results no more than rounding does, where
+    nothing is dropped out at random.
+
+    Returns:
+        What the command reports; None in a process that is not the first of several.
+    """
     device = prepare(device, recipe.threads, width=recipe.backbone.width)
+    place = place_of(devices, num_nodes, strategy, device)
+    _must_share(recipe, place, device)
     if Path("-") in recipe.data.files():
         raise UsageError("A run can be resumed and repeated, so its data must be a file, not stdin.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, and a run is a folder. Choose another --out.")
     if dry_run:
-        return {"run": str(out), **_plan(recipe, device).facts, "dry_run": True}
+        return {"run": str(out), **_plan(recipe, device).facts, **_ranks(place), "dry_run": True}
+    if place.rank:
+        follow(recipe, out, device, place)
+        return None
     if (out / SEEDS).exists() and not overwrite:
         raise UsageError(f"{out} holds runs of several seeds. Give --seeds again, or choose another --out.")
     with locked(out / LOCK, out):
         must_be_new(out, overwrite=overwrite, resume=resume)
-        manifest = _begun(recipe, out, device) if resume else None
+        manifest = _begun(recipe, out, device, place) if resume else None
         if manifest and manifest["status"] == "finished":
             if not (out / "report.html").exists():
                 _report(out)
             return {"run": str(out), **manifest["result"], "already_finished": True}
         sums = _sums(recipe)
-        backbone, task, training, validation, facts = _plan(recipe, device)
-        if manifest is None:
-            _clear(out)
-            manifest = _begin(recipe, out, device, sums)
-        clear_drafts(out)
-        clear_drafts(out / "checkpoints")
-        torch.manual_seed(recipe.seed)
-        model = SequenceModel(backbone, task)
-        if recipe.start_from:
-            load_backbone(model, recipe.start_from)
-        began = time.monotonic()
-        best = fit(model.to(device), training, validation, recipe.training, recipe.seed, out, device)
-        calibrate(model, validation, recipe.training.batch_size)
+        job = {"recipe": recipe.model_dump(mode="json"), "out": str(out), "device": device}
+        with joined(place, device, ["-m", "titans_seq.rank"], job) as world:
+            plan = _plan(recipe, device)
+            if manifest is None:
+                _clear(out)
+                manifest = _begin(recipe, out, device, place, sums)
+            clear_drafts(out)
+            clear_drafts(out / "checkpoints")
+            began = time.monotonic()
+            model, best = _fitted(recipe, plan, out, device, world)
+        facts = plan.facts | _ranks(place)
+        calibrate(model, plan.validation, recipe.training.batch_size)
         save_pretrained(model, out / "model")
         result = {"validation": best, "seconds": round(time.monotonic() - began, 1)}
         manifest |= {
@@ -179,6 +194,44 @@ def train(
         write_text(out / "manifest.json", to_json(manifest))
         _report(out)
         return {"run": str(out), **facts, **result}
+
+
+def follow(recipe: Recipe, out: Path, device: str, place: Place) -> None:
+    """Take part, as any but the first rank, in a training that the first one carries out into ``out``."""
+    prepare(device, recipe.threads, width=recipe.backbone.width)
+    _must_share(recipe, place, device)
+    with joined(place, device) as world:
+        _fitted(recipe, _plan(recipe, device), out, device, world)
+
+
+def _fitted(
+    recipe: Recipe, plan: "_Plan", out: Path, device: str, world: World
+) -> tuple[SequenceModel, dict[str, float]]:
+    """A model with the weights that were best on the validation items, and their metrics."""
+    torch.manual_seed(recipe.seed)
+    model = SequenceModel(plan.backbone, plan.task)
+    if recipe.start_from:
+        load_backbone(model, recipe.start_from)
+    model.to(device)
+    return model, fit(model, plan.training, plan.validation, recipe.training, recipe.seed, out, device, world)
+
+
+def _must_share(recipe: Recipe, place: Place, device: str) -> None:
+    """Let the ranks of a host share its cores, and refuse what they cannot share."""
+    if place.size > 1 and device == "cpu" and recipe.threads is None:
+        torch.set_num_threads(max(1, torch.get_num_threads() // place.devices))
+    if recipe.training.batch_size % place.size:
+        raise ConfigError(
+            f"training.batch_size: {recipe.training.batch_size} items a step cannot be shared by {place.size} "
+            "processes. Give a multiple."
+        )
+    if place.strategy == "fsdp" and place.size == 1:
+        raise ConfigError("--strategy fsdp shares weights among devices. Give --devices N, or leave it out.")
+
+
+def _ranks(place: Place) -> dict[str, Any]:
+    """What a run says of its processes, where there are several."""
+    return {"world_size": place.size, "strategy": place.strategy} if place.size > 1 else {}
 
 
 def train_seeds(
@@ -204,7 +257,9 @@ def train_seeds(
         f"seed-{seed}": recipe.model_copy(update={"seed": seed}) for seed in range(recipe.seed, recipe.seed + count)
     }
     if options.get("dry_run"):
-        return {**train(recipe, out, **options), "seeds": list(each)}
+        return {**_told(train(recipe, out, **options)), "seeds": list(each)}
+    if place_of().size > 1:
+        raise UsageError("--seeds trains one run after another; torchrun starts processes of one. Leave out either.")
     if (out / "checkpoints").is_dir() and not overwrite:
         raise UsageError(f"{out} is one run and not several. Choose another --out.")
     with locked(out / LOCK, out):
@@ -214,7 +269,7 @@ def train_seeds(
             write_text(out / "recipe.yaml", recipe.text())
             write_text(out / SEEDS, to_json({"status": "running"}))
         clear_drafts(out)
-        runs = {name: train(one, out / name, resume=resume, **options) for name, one in each.items()}
+        runs = {name: _told(train(one, out / name, resume=resume, **options)) for name, one in each.items()}
         scores = {name: run["validation"] for name, run in runs.items()}
         monitor, sign = load_config(str(out / next(iter(runs))))[2].monitor
         best = max(scores, key=lambda name: sign * scores[name][monitor])
@@ -231,6 +286,11 @@ def train_seeds(
         }
         write_text(out / SEEDS, to_json(found))
         return found
+
+
+def _told(found: dict[str, Any] | None) -> dict[str, Any]:
+    assert found is not None, "the first process reports"
+    return found
 
 
 def _spread(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -305,7 +365,7 @@ def _clear(out: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
-def _begun(recipe: Recipe, out: Path, device: str) -> dict[str, Any] | None:
+def _begun(recipe: Recipe, out: Path, device: str, place: Place) -> dict[str, Any] | None:
     """Manifest of a run that was begun in ``out``, if one was, with this recipe and these data."""
     file = out / "recipe.yaml"
     if not file.is_file() or not (out / "manifest.json").is_file():
@@ -316,6 +376,12 @@ def _begun(recipe: Recipe, out: Path, device: str) -> dict[str, Any] | None:
     manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     if changed := differences(manifest["data_sha256"], _sums(recipe)):
         raise InputError(f"{out} was begun with other data; sums: {'; '.join(changed)}. Bring the old data back.")
+    ranks = {name: manifest[name] for name in ("world_size", "strategy") if name in manifest}
+    if manifest["status"] != "finished" and ranks != _ranks(place):
+        told = (
+            f"{r['world_size']} processes ({r['strategy']})" if r else "one process" for r in (ranks, _ranks(place))
+        )
+        raise ConfigError(f"{out} was begun by {' and is now resumed by '.join(told)}. Resume with as many.")
     here = _circumstances(device)
     changed = differences({key: manifest.get(key) for key in here}, here)
     if changed and manifest["status"] != "finished":
@@ -333,7 +399,7 @@ def _circumstances(device: str) -> dict[str, Any]:
     }
 
 
-def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict[str, Any]:
+def _begin(recipe: Recipe, out: Path, device: str, place: Place, sums: dict[str, str]) -> dict[str, Any]:
     """Make the folder of a new run: its recipe and manifest."""
     manifest = {
         "schema_version": 1,
@@ -341,6 +407,7 @@ def _begin(recipe: Recipe, out: Path, device: str, sums: dict[str, str]) -> dict
         "command": sys.argv,
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **_circumstances(device),
+        **_ranks(place),
         "python": platform.python_version(),
         "machine": platform.platform(),
         "seed": recipe.seed,

@@ -56,8 +56,8 @@ class _Told(logging.Handler):
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Register a function as a command: what it returns is reported, what it raises becomes message and exit code.
 
-    A command returns the mapping to report; or text, the mapping behind it, and the exit code. A parameter that is a
-    dataclass stands for its fields, each an option.
+    A command returns the mapping to report, or nothing; or text, the mapping behind it, and the exit code. A parameter
+    that is a dataclass stands for its fields, each an option.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., None]:
@@ -105,6 +105,7 @@ def _set_up(quiet: bool) -> None:
         # Before torch is loaded: how long a thread of GNU's OpenMP spins for its next small product before it sleeps.
         # Without any, two threads are slower by a quarter and more; with its default a busy machine is so tenfold.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are of matters that we have settled
     log.handlers[:] = [logging.NullHandler() if quiet else _Told()]
     log.setLevel(logging.INFO)
     Progress.quiet = quiet
@@ -135,6 +136,8 @@ def _tell(error: BaseException) -> int:
 
 
 def _report(found: Any, *, as_json: bool) -> int:
+    if found is None:  # another process of the same training reports
+        return 0
     text, facts, code = found if isinstance(found, tuple) else (_lines(found), found, 0)
     try:
         print(to_json(facts).rstrip() if as_json else text, flush=True)

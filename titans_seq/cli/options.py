@@ -1,7 +1,7 @@
 """Options that commands take together: a parameter of one of these classes stands for all of its fields."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,24 @@ BothStrands = Annotated[
 
 
 @dataclass(frozen=True)
-class Training:
+class Devices:
+    """What a training is spread over."""
+
+    devices: Annotated[int, typer.Option(min=1, help="Processes a host, each on a GPU of its own or on the CPU.")] = 1
+    num_nodes: Annotated[int, typer.Option(min=1, help="Hosts; torchrun or srun starts the processes there.")] = 1
+    strategy: Annotated[
+        Literal["auto", "ddp", "fsdp"],
+        typer.Option(help="ddp: all weights on each device; fsdp: a part on each; auto: ddp, where there are several."),
+    ] = "auto"
+
+    @property
+    def of_run(self) -> dict[str, Any]:
+        """What is no part of the recipe."""
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class Training(Devices):
     """How a recipe is changed and carried out."""
 
     settings: Settings = None
@@ -47,7 +64,7 @@ class Training:
     @property
     def of_run(self) -> dict[str, Any]:
         """What is no part of the recipe."""
-        return {name: getattr(self, name) for name in ("device", "dry_run", "overwrite", "resume")}
+        return {name: value for name, value in vars(self).items() if name not in ("settings", "seed", "threads")}
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,18 @@ class Writing(Measuring):
 
     overwrite: Overwrite = False
     resume: Resume = False
+
+
+@dataclass(frozen=True)
+class Sharing(Writing):
+    """The same for a file of which several jobs may each write a part."""
+
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="i/n", help="Do the i-th of n parts alone, into OUT.i-of-n; `titans-seq gather` makes one of them."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from titans_seq.cli.command import Device, DryRun, Overwrite, Resume, Settings, Threads, command
+from titans_seq.cli.options import Devices
 
 
 def check_new(out: Path | None, overwrite: bool) -> None:
@@ -59,6 +60,8 @@ def register(app: typer.Typer) -> None:
         dry_run: DryRun = False,
         overwrite: Overwrite = False,
         resume: Resume = False,
+        *,
+        devices: Devices,
     ) -> Any:
         """Carry out a recipe; that of a run folder repeats the run exactly.
 
@@ -77,7 +80,24 @@ def register(app: typer.Typer) -> None:
             overwrite=overwrite,
             device=device,
             dry_run=dry_run,
+            **devices.of_run,
         )
+
+    @command(app)
+    def gather(
+        out: Annotated[Path, typer.Argument(help="File to make, as the jobs were given it.")],
+        shards: Annotated[
+            list[Path], typer.Argument(metavar="SHARD...", help="What they wrote: OUT.1-of-n to OUT.n-of-n.")
+        ],
+        overwrite: Overwrite = False,
+    ) -> Any:
+        """Make one file of the shards that jobs with --shard wrote: the bytes of one job without it.
+
+        Example: titans-seq gather predictions.tsv predictions.tsv.1-of-2 predictions.tsv.2-of-2
+        """
+        from titans_seq.gather import gather as run_gather
+
+        return run_gather(out, shards, overwrite=overwrite)
 
     @command(app)
     def report(

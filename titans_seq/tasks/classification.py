@@ -90,6 +90,11 @@ class Classification(SequenceTask):
         weight = None if weights is None else logits.new_tensor(weights, dtype=torch.float32)
         return F.cross_entropy(logits.float(), batch["label"], weight)
 
+    def terms(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How much a batch counts: what `loss` is a mean over, (): sequences, by their weights."""
+        weights, label = self._weights(), batch["label"]
+        return output.new_tensor(weights or [1.0] * len(self.classes), dtype=torch.float32)[label].sum()
+
     def prediction(self, output: Tensor) -> np.ndarray:
         """Probabilities (B, C) of logits (B, C)."""
         return output.float().softmax(-1).cpu().numpy()

@@ -542,8 +542,16 @@ class Forecasting(Choice):
 
     def loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Mean loss of the observed steps, in training standard deviations."""
-        target, seen = self._every_target(batch) if "open" in batch else self.targets(batch)
+        target, seen = self._asked(batch)
         return (self.output.loss(output, target) * seen).sum() / seen.sum().clamp(min=1)
+
+    def terms(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How much a batch counts: what `loss` is a mean over, (): steps that were observed."""
+        return self._asked(batch)[1].sum()
+
+    def _asked(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What a batch is trained on, and where it was observed."""
+        return self._every_target(batch) if "open" in batch else self.targets(batch)
 
     def measures(self, output: Tensor, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """What `metrics` needs of a batch, a row a window; sums over steps."""

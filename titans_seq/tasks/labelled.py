@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -55,6 +56,10 @@ class SequenceTask(Choice):
     along: ClassVar[bool] = False  # targets run along the sequence, and turn round with it
     constant: ClassVar[str] = "majority_class"  # name of the baseline that always says the same
     kmers: ClassVar[str | None] = "kmer_logistic_regression"  # of `titans_seq.baselines.KMERS`, where one fits
+
+    def terms(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How much a batch counts: what `loss` is a mean over, (): labels."""
+        return torch.tensor(batch["label"].numel())
 
     def embedding(self, tokens: Embedding | None = None) -> Embedding:
         """How the backbone reads: the tokens that its config asks for."""

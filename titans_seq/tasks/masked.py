@@ -89,7 +89,11 @@ class MaskedLanguageModel(Choice):
 
     def loss(self, output: Likelihood, batch: dict[str, Tensor]) -> Tensor:
         """Mean negative log-likelihood in nats a masked base."""
-        return -(output.nats.sum() / output.scored.sum().clamp(min=1)).float()
+        return -(output.nats.sum() / self.terms(output, batch).clamp(min=1)).float()
+
+    def terms(self, output: Likelihood, batch: dict[str, Tensor]) -> Tensor:
+        """How much a batch counts: what `loss` is a mean over, (): bases that are asked for."""
+        return output.scored.sum()
 
     def measures(self, output: Likelihood, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """What `metrics` needs of a batch, a row a window."""

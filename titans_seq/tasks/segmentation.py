@@ -102,6 +102,11 @@ class Segmentation(SequenceTask):
         weights = logits.new_tensor(self._weights(), dtype=torch.float32)
         return F.cross_entropy(logits.float().flatten(0, 1), batch["label"].flatten(), weights, ignore_index=NOWHERE)
 
+    def terms(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How much a batch counts: what `loss` is a mean over, (): bases, by their weights."""
+        label = batch["label"]
+        return output.new_tensor(self._weights(), dtype=torch.float32)[label[label != NOWHERE]].sum()
+
     def prediction(self, output: Tensor) -> np.ndarray:
         """Probabilities (B, T, C) of logits (B, T, C)."""
         return output.float().softmax(-1).cpu().numpy()

@@ -103,6 +103,10 @@ class Tracks(SequenceTask):
         lost = found - value * found.clamp(min=1e-6).log() if poisson else (found - value).square()
         return (lost * known).sum() / known.sum().clamp(min=1)
 
+    def terms(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How much a batch counts: what `loss` is a mean over, (): values that are known."""
+        return batch["label"].isfinite().sum()
+
     def prediction(self, output: Tensor) -> np.ndarray:
         """Values (B, bins, K) in training scale."""
         return self._rates(output).cpu().numpy()

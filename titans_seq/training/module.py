@@ -1,5 +1,6 @@
 """The Lightning module of every task, and `fit`."""
 
+import copy
 import logging
 import math
 import warnings
@@ -23,6 +24,8 @@ from titans_seq.training.evaluation import evaluate
 from titans_seq.training.optimizer import optimizer
 from titans_seq.training.order import Order, seed_step
 from titans_seq.training.points import BEST, LAST, Metrics, load_point, save_point
+from titans_seq.training.strategy import gathered_weights, load_optimizer, of_trainer, optimizer_of, weights_of, whole
+from titans_seq.training.world import ALONE, World
 
 EVALUATION_BATCH = 4  # times the training batch: no gradients are kept
 
@@ -35,8 +38,18 @@ class SequenceModule(L.LightningModule):
     progress: Progress
     metrics: Metrics
 
-    def __init__(self, model: SequenceModel, train: Items, validation: Items, config: Training, seed: int, run: Path):
+    def __init__(
+        self,
+        model: SequenceModel,
+        train: Items,
+        validation: Items,
+        config: Training,
+        seed: int,
+        run: Path,
+        world: World = ALONE,
+    ):
         super().__init__()
+        self.world, self.batch_size = world, config.batch_size // world.size
         self.model, self.items, self.validation, self.config = model, train, validation, config
         self.seed, self.run = seed, run
         self.total, self.interval = config.total(len(train)), config.interval(len(train))
@@ -57,8 +70,8 @@ class SequenceModule(L.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the step where this process starts."""
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        order = Order(self.items, self.config.batch_size, self.seed, self.step, self.total, rank, world)
+        rank, world = self.world.rank, self.world.size
+        order = Order(self.items, self.batch_size, self.seed, self.step, self.total, rank, world)
         return DataLoader(order, batch_size=None)
 
     def rows(self, length: int, first: int) -> int:
@@ -71,13 +84,13 @@ class SequenceModule(L.LightningModule):
         """Take over the signals from Lightning, and put the optimiser where it was."""
         self.watch.arm()
         if self.optimizer_state is not None:
-            self.optimizers().optimizer.load_state_dict(self.optimizer_state)  # type: ignore[union-attr]
+            load_optimizer(self.model, self._optimizer, self.optimizer_state)
             self.optimizer_state = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Random numbers and rate of this step, whatever came before."""
-        seed_step(self.seed, self.step, self.global_rank)
-        for group in self.optimizers().optimizer.param_groups:  # type: ignore[union-attr]
+        seed_step(self.seed, self.step, self.world.rank)
+        for group in self._optimizer.param_groups:
             group["lr"] = self.config.rate(self.step, self.total)
 
     def training_step(self, batch: tuple[int, dict[str, Tensor]], batch_idx: int) -> Tensor:
@@ -85,17 +98,23 @@ class SequenceModule(L.LightningModule):
         inputs = batch[1]
         if self.config.first_length is not None:
             inputs = self.model.task.cut(inputs, self.rows(inputs["tokens"].shape[1], self.config.first_length))
-        loss: Tensor = self.model.task.loss(self.model(inputs), inputs)
-        self.last_loss = float(loss.detach())
+        output = self.model(inputs)
+        loss: Tensor = self.model.task.loss(output, inputs)
+        self.last_loss, share = float(loss.detach()), 1.0
+        if self.world.size > 1:  # a mean of means would give the bases of a rank with few of them too much weight
+            terms = float(self.model.task.terms(output, inputs))
+            parts = self.world.numbers(self.last_loss * terms, terms)
+            loss_of_all, terms_of_all = parts.sum(0).tolist()
+            self.last_loss, share = loss_of_all / max(terms_of_all, 1), terms / max(terms_of_all, 1)
         if not math.isfinite(self.last_loss):
             raise self._fault(f"The loss is {self.last_loss}", self.step + 1)
-        return loss
+        return loss * (share * self.world.size) if self.world.size > 1 else loss  # ranks' gradients are averaged
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip; a gradient that is not finite ends the run before the weights move."""
-        self.last_norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        self.last_norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)).item()
         if not math.isfinite(self.last_norm):
-            gradients = ((name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None)
+            gradients = ((name, whole(p.grad)) for name, p in self.model.named_parameters() if p.grad is not None)
             names = [f"gradient of {name}" for name, gradient in gradients if not torch.isfinite(gradient).all()]
             raise self._fault(f"The {(names or ['norm of the gradient'])[0]} is not finite", self.step + 1)
 
@@ -114,8 +133,10 @@ class SequenceModule(L.LightningModule):
         if due:
             row |= self._validate()
         if due or self.step % self.config.log_every == 0:
-            self.metrics.write(row)
+            if self.world.first:
+                self.metrics.write(row)
             self.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, self.step)  # type: ignore[union-attr]
+        self.watch.caught = self.world.agreed(self.watch.caught)
         stop = self.config.patience is not None and self.since_best >= self.config.patience
         if due or stop or self.watch.caught is not None or self.step % self.config.checkpoint_every == 0:
             self.save(finished=stop or self.step == self.total)
@@ -137,40 +158,51 @@ class SequenceModule(L.LightningModule):
 
     def _validate(self) -> dict[str, float | int]:
         try:
-            with self.trainer.precision_plugin.forward_context():
-                scores = evaluate(self.model, self.validation, EVALUATION_BATCH * self.config.batch_size)
+            with self.trainer.precision_plugin.forward_context(), gathered_weights(self.model):
+                size = EVALUATION_BATCH * self.batch_size
+                scores = evaluate(self.model, self.validation, size, world=self.world)
         except NumericFault as fault:
             raise self._fault(f"Validation: {fault}", self.step) from None
         better = not self.best or self.sign * (scores[self.name] - self.best[self.name]) > 0
         self.since_best = 0 if better else self.since_best + 1
         if better:
             self.best = {"step": float(self.step), **scores}
-            save_point(self.run / "checkpoints" / BEST, {"step": self.step, "model": self.model.state_dict()})
+            self._save(BEST, {"step": self.step, "model": weights_of(self.model)})
         return {f"validation_{name}": score for name, score in scores.items()}
 
     def save(self, finished: bool) -> None:
         """Write the point from which a later process goes on; never one that is not finite."""
-        for name, parameter in self.model.named_parameters():
+        weights = weights_of(self.model)
+        for name, parameter in weights.items():
             if not torch.isfinite(parameter).all():
                 raise self._fault(f"{name} is no longer finite", self.step)
-        save_point(
-            self.run / "checkpoints" / LAST,
+        self._save(
+            LAST,
             {
                 "step": self.step,
                 "finished": finished,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizers().optimizer.state_dict(),  # type: ignore[union-attr]
+                "model": weights,
+                "optimizer": optimizer_of(self.model, self._optimizer),
                 "best": self.best,
                 "since_best": self.since_best,
             },
         )
 
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        if self.world.first:
+            save_point(self.run / "checkpoints" / name, content)
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """As torch has it, without Lightning's wrapping."""
+        return self.optimizers().optimizer  # type: ignore[union-attr]
+
     def restore(self) -> bool:
         """Go back to the last point, if there is one; returns whether the run is finished."""
         file = self.run / "checkpoints" / LAST
-        if not file.exists():
+        point = self.world.shared(lambda: load_point(file) if file.exists() else None)
+        if point is None:
             return False
-        point = load_point(file)
         try:
             self.model.load_state_dict(point["model"])
         except (RuntimeError, KeyError) as error:
@@ -181,7 +213,14 @@ class SequenceModule(L.LightningModule):
 
 
 def fit(
-    model: SequenceModel, train: Items, validation: Items, config: Training, seed: int, run: Path, device: str
+    model: SequenceModel,
+    train: Items,
+    validation: Items,
+    config: Training,
+    seed: int,
+    run: Path,
+    device: str,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """Train ``model`` in place, resuming from the run's last point; it ends with the best weights.
 
@@ -193,6 +232,7 @@ def fit(
         seed: of the data's order, augmentation and dropout.
         run: folder of ``checkpoints/``, ``metrics.csv`` and ``events/``.
         device: ``cpu`` or ``cuda``.
+        world: the ranks that train it together, each of which calls this; the first one writes into ``run``.
 
     Returns:
         Metrics of the best weights on the validation items, and their ``step``.
@@ -210,13 +250,15 @@ def fit(
             memory.backend = config.backend
         if isinstance(memory, NeuralMemory) and config.precision == "bf16":
             memory.operands = "bfloat16"
-    module = SequenceModule(model, train, validation, config, seed, run)
+    trained = copy.deepcopy(model) if world.place.strategy == "fsdp" else model  # which is cut into parts
+    module = SequenceModule(trained, train, validation, config, seed, run, world)
     if not module.restore():
         with watching() as watch, Progress("training", "steps", module.total, module.step) as progress:
             module.watch, module.progress = watch, progress
-            module.metrics = Metrics(run / "metrics.csv", module.step)
+            if world.first:
+                module.metrics = Metrics(run / "metrics.csv", module.step)
             _trainer(module, config, run, device).fit(module)
-    best = load_point(run / "checkpoints" / BEST)
+    best = world.shared(lambda: load_point(run / "checkpoints" / BEST))
     model.load_state_dict(best["model"])
     return module.best
 
@@ -224,7 +266,7 @@ def fit(
 def _trainer(module: SequenceModule, config: Training, run: Path, device: str) -> L.Trainer:
     return L.Trainer(
         accelerator="gpu" if device == "cuda" else device,
-        devices=1,
+        **of_trainer(module.world.place),
         max_steps=module.total - module.step,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         logger=TensorBoardLogger(run, name="", version="events"),

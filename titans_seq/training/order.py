@@ -19,7 +19,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 class Order(IterableDataset[tuple[int, dict[str, Tensor]]]):
-    """Batches from step ``start`` to ``total``; every epoch visits each item once, in an order of its own."""
+    """Batches from step ``start`` to ``total``; every epoch visits each item once, in an order of its own.
+
+    A step has ``batch_size`` items on each of ``world`` ranks: the same, in order, as one rank with so many times more.
+    """
 
     def __init__(self, items: Items, batch_size: int, seed: int, start: int, total: int, rank: int, world: int):
         self.items, self.batch_size, self.seed = items, batch_size, seed
