@@ -55,7 +55,7 @@ def anomalies(
     """
     job, reading = Job.among(options)
     picture = out.with_suffix(".png")
-    if finished(out, job.overwrite, job.resume) and picture.is_file():
+    if finished(out, job) and picture.is_file():
         return {"out": str(out), "already_finished": True}
     must_be_new(picture, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")
@@ -109,7 +109,7 @@ def anomalies(
         out,
         steps,
         identity(source, [data_file(path)], batch_size=job.batch_size, rate=rate, calibration=calibration),
-        resume=job.resume,
+        job=job,
         template=lambda point: (counts, walk.template(streams)),
     )
     anomaly_plot(out, picture)

@@ -86,7 +86,7 @@ def backtest(
     """
     job, reading = Job.among(options)
     metrics = metrics or out.with_suffix(".json")
-    if finished(out, job.overwrite, job.resume) and metrics.is_file():
+    if finished(out, job) and metrics.is_file():
         return {**json.loads(metrics.read_text(encoding="utf-8")), "already_finished": True}
     must_be_new(metrics, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")
@@ -149,7 +149,7 @@ def backtest(
         out,
         lambda point: test.steps(point, model_of, job.batch_size),
         {**sums, "refits": " ".join(refits), "beside": " ".join(test.sums)},
-        resume=job.resume,
+        job=job,
         template=lambda point: test.carried(begun(model, series)),
         at_end=measured,
     )

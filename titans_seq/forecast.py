@@ -1,8 +1,9 @@
 """The verbs of the series field: forecast what comes; and what its other verbs share."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, inform, warn
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
-from titans_seq.run import Job, about, check_state_files, dry, finished, identity, reading_of, write
+from titans_seq.run import SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.stream import Point, Steps
 from titans_seq.stream.series import Forecaster, Streams, initial_series, series_steps, window_steps
 
@@ -41,19 +42,20 @@ def predict(
     state_out: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Forecast what follows the last row of each series, into ``out``; ``options`` are of `Job` and `SeriesSource`.
+    """Forecast what follows the last row of each series, into ``out``.
 
     ``future`` is a table of what is known beforehand, where the table itself does not tell it. A ``horizon`` below the
     model's own cuts its forecast, one above it is rolled: see `titans_seq.stream.series.rolled`.
 
     A model that reads streams goes on from ``state_in``, as if the table's rows stood below those that it has read,
-    and leaves where it stands in ``state_out``.
+    and leaves where it stands in ``state_out``. ``options`` are of `SharedJob` and `SeriesSource`.
     """
-    job, reading = Job.among(options)
-    if finished(out, job.overwrite, job.resume):
+    job, reading = SharedJob.among(options)
+    if finished(out, job):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
-        return {"out": str(out), "already_finished": True}
+        return {"out": str(job.target(out)), "already_finished": True}
+    job.refuse_state(bool(state_in or state_out))
     check_state_files(state_in, state_out, job.overwrite or job.resume)
     model = job.load(source, "forecast")
     task = model.task
@@ -96,11 +98,12 @@ def predict(
         out,
         lambda point: forecast_steps(model, items, describe, job.batch_size, streams, point),
         identity(source, inputs, batch_size=job.batch_size, quantiles=quantiles, state_out=state_out, horizon=ahead),
-        resume=job.resume,
+        job=job,
+        units=lambda: units_of(items, job.batch_size, streams),
         template=template_of(streams),
         at_end=keep_state,
     )
-    found = {"out": str(out), "series": len(series), "rows": rows}
+    found = {"out": str(job.target(out)), "series": len(series), "windows" if job.part else "rows": rows}
     return found if state_out is None else {**found, "state": str(state_out)}
 
 
@@ -116,6 +119,15 @@ def forecast_steps(
     if streams is None:
         return window_steps(model, items, describe, batch_size, point)
     return series_steps(model, items, describe, streams, point)
+
+
+def units_of(items: SeriesWindows, batch_size: int, streams: Streams | None) -> Iterator[tuple[int, int]]:
+    """Windows that are read together: those of a batch, or those of a stream; how many are done after, and how many."""
+    if streams is None:
+        ends = [*range(batch_size, len(items), batch_size), len(items)]
+    else:
+        ends = [n + 1 for n in range(len(items)) if n + 1 == len(items) or items.place(n)[0] != items.place(n + 1)[0]]
+    yield from ((end, end - first) for first, end in pairwise([0, *ends]))
 
 
 def template_of(streams: Streams | None) -> Callable[[Point], Any]:

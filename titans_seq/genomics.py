@@ -23,7 +23,7 @@ from titans_seq.errors import InputError, ModelError, UsageError, warn
 from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.resources import data_file, is_there
-from titans_seq.run import Job, about, check_state_files, dry, finished, identity, reading_of, write
+from titans_seq.run import Job, SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.stream import Point, Steps, prefetch
 from titans_seq.stream.generation import Sampling, begun, generation_steps
 from titans_seq.stream.sequences import (
@@ -41,6 +41,7 @@ from titans_seq.stream.sequences import (
     settled,
     token_steps,
     track_steps,
+    units_of,
 )
 from titans_seq.tasks.language import LanguageHead
 from titans_seq.tasks.pooling import Embedder, PoolingKind
@@ -49,7 +50,7 @@ GENERATED = 1 << 14  # bases between points of what is generated: some seconds' 
 
 
 @dataclass(frozen=True)
-class Reading(Job):
+class Reading(SharedJob):
     """Options of every verb that reads sequences of any length."""
 
     regions: Mapping[str, Any] = field(default_factory=dict)  # fields of `Regions` that are asked for
@@ -279,16 +280,19 @@ def _read(
     ``out`` is a file of ``kind``, which ``made`` begins where it takes more than its name.
     """
     resume, state_out = reading.resume, reading.state_out
-    if finished(out, reading.overwrite, resume, kind.suffixes):
+    if finished(out, reading, kind.suffixes):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
-        return {"out": str(out), "already_finished": True}
+        return {"out": str(reading.target(out)), "already_finished": True}
     check_state_files(reading.state_in, state_out, reading.overwrite or resume)
     file = data_file(path)
     if resume and not file.is_file():
         raise UsageError("--resume needs the input as a file: what came through stdin or a pipe is gone.")
+    if reading.part and not (file.is_file() or file.is_dir()):
+        raise UsageError("--shard needs the input as a file: it is read twice, to share it out and to do the work.")
     reset = reset_rule(reading.reset)
     model = reading.load(source, "genomics")
+    reading.refuse_state(bool(reading.state_in or state_out) or reset.at != "record")
     course = Course(_start(source, model, reading.state_in), reset, state_out is not None)
     if course.alone or reading.state_in:
         _must_be_causal(source, model)
@@ -326,13 +330,14 @@ def _read(
         out,
         lambda point: steps(prefetch(records_of()), point),
         identity(source, inputs, **options),
-        resume=resume,
+        job=reading,
+        units=lambda: units_of(records_of(), reading.batch_size, model.backbone.config.padded, reading.both_strands),
         template=template,
         kind=made or kind,
         at_end=keep,
     )
-    found = {"out": str(out), "records": last.done, "bases": last.tokens}
-    found |= {"rows": rows} if kind in (TrackFile, TokenFile) else {}
+    found = {"out": str(reading.target(out)), "records": rows if reading.part else last.done, "bases": last.tokens}
+    found |= {"rows": rows} if kind in (TrackFile, TokenFile) and not reading.part else {}
     return found | ({"state": str(state_out)} if state_out else {})
 
 
@@ -412,7 +417,7 @@ def generate(
         options: of `Job`; the seed is that of what is drawn, and a batch samples written side by side.
     """
     job = Job(**options)
-    if finished(out, job.overwrite, job.resume, FastaFile.suffixes):
+    if finished(out, job, FastaFile.suffixes):
         return {"out": str(out), "already_finished": True}
     check_state_files(state_in, None, False)
     tally = Tally()
@@ -431,7 +436,7 @@ def generate(
         out,
         lambda point: generation_steps(model, start, opened, sampling, point),
         identity(source, [state_in] if state_in else [], prompt=prompt, **sampling._asdict()),
-        resume=job.resume,
+        job=job,
         template=lambda point: begun(model, start, len(sampling.numbers(point.done))),
         kind=partial(FastaFile, header=lambda number: f"sample_{number + 1} {note}"),
         total=samples * length,

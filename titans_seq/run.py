@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -26,8 +26,10 @@ from titans_seq.checkpoint import (
     save_pretrained,
 )
 from titans_seq.data.record import printable
+from titans_seq.data.shards import Shard
+from titans_seq.data.shards import described as shard_facts
 from titans_seq.data.windows import Items
-from titans_seq.data.write import SUFFIXES, check_suffix
+from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
 from titans_seq.embedding import Patches
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
 from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, whole_folder, write_text
@@ -121,9 +123,37 @@ class Job:
         own = {field.name for field in fields(cls)} & options.keys()
         return cls(**{name: options[name] for name in own}), {n: v for n, v in options.items() if n not in own}
 
+    def target(self, out: Path) -> Path:
+        """The file that is written for ``out``."""
+        return out
+
     def load(self, source: str, kind: str) -> SequenceModel:
         """The model of the job; arguments and errors as for `load`."""
         return load(source, kind, self.device, self.threads, self.seed)
+
+
+@dataclass(frozen=True)
+class SharedJob(Job):
+    """Options of a verb of which several jobs may each do a part."""
+
+    shard: str | None = None  # i/n: the i-th of n parts alone, for `titans_seq.gather`
+
+    @property
+    def part(self) -> Shard | None:
+        """The part that is asked for."""
+        return None if self.shard is None else Shard.parse(self.shard)
+
+    def target(self, out: Path) -> Path:
+        """The file that is written for ``out``."""
+        return self.part.path(out) if self.part else out
+
+    def refuse_state(self, carried: bool) -> None:
+        """Refuse a part of what is read as one stream."""
+        if self.part and carried:
+            raise UsageError(
+                f"--shard {self.shard}: a memory that goes from one record to the next, or to a file, is of all of "
+                "them. Leave out --shard, or --state-in, --state-out and --reset."
+            )
 
 
 # --- train
@@ -484,11 +514,12 @@ def keep(
         warn(f"The report of {run} will not have this measurement: {error}")
 
 
-def finished(out: Path, overwrite: bool, resume: bool, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+def finished(out: Path, job: Job, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Check an output before any work is done; True if a resume finds it complete."""
     check_suffix(out, suffixes)
-    must_be_new(out, overwrite=overwrite, resume=resume)
-    return resume and out.exists() and not overwrite
+    out = job.target(out)
+    must_be_new(out, overwrite=job.overwrite, resume=job.resume)
+    return job.resume and out.exists() and not job.overwrite
 
 
 def check_state_files(state_in: Path | None, state_out: Path | None, may_exist: bool) -> None:
@@ -514,10 +545,22 @@ def write(
     steps: Callable[[Point], Steps],
     identity: dict[str, str],
     *,
-    resume: bool,
+    job: Job,
     template: Callable[[Point], Any] = lambda point: None,
+    units: Callable[[], Iterable[tuple[int, int]]] = tuple,
+    kind: Callable[[Path, int], PartFile] = RowFile,
     **options: Any,
 ) -> int:
-    """Run a streaming job into ``out``, which no second process may write at the same time; see `run_stream`."""
-    with locked(out.with_name(f".{out.name}{LOCK}"), out):
-        return run_stream(steps, out, identity, resume=resume, template=template, **options)
+    """Run a streaming job into ``out``, which no second process may write at the same time; see `run_stream`.
+
+    Of a job that is a part ``units`` say what is read together, see `Shard.span`.
+    """
+    shard, target = None, job.target(out)
+    if isinstance(job, SharedJob) and job.part:
+        span = job.part.span(units())
+        shard = span, shard_facts(out, job.part, span, kind, identity)
+        identity = identity | {"shard": str(job.part)}
+    with locked(target.with_name(f".{target.name}{LOCK}"), target):
+        return run_stream(
+            steps, target, identity, resume=job.resume, template=template, kind=kind, shard=shard, **options
+        )

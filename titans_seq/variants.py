@@ -20,7 +20,7 @@ from titans_seq.data.write import SUFFIXES, PartFile, Row, RowFile
 from titans_seq.errors import UsageError
 from titans_seq.files import must_be_new
 from titans_seq.resources import data_file
-from titans_seq.run import Job, data_of, dry, finished, identity, write
+from titans_seq.run import SharedJob, data_of, dry, finished, identity, write
 from titans_seq.stream import prefetch
 from titans_seq.stream.variants import Scorer, default_score
 
@@ -30,7 +30,7 @@ _BASES = ALPHABET[:4]
 
 
 @dataclass(frozen=True)
-class Scoring(Job):
+class Scoring(SharedJob):
     """Options of both verbs."""
 
     aliases: str | None = None  # lines of names of chromosomes that mean the same
@@ -93,8 +93,8 @@ def variants(
         options: of `Scoring`.
     """
     scoring = Scoring(**options)
-    if finished(out, scoring.overwrite, scoring.resume, (*VcfFile.suffixes, *SUFFIXES)):
-        return {"out": str(out), "already_finished": True}
+    if finished(out, scoring, (*VcfFile.suffixes, *SUFFIXES)):
+        return {"out": str(scoring.target(out)), "already_finished": True}
     file = data_file(path)
     if not file.is_file():
         raise UsageError(f"{path} is read twice, to check it and to score it, so it must be a file.")
@@ -117,11 +117,12 @@ def variants(
         out,
         lambda point: scorer.steps(prefetch(found.sites()), point, rows),
         ready.identity,
-        resume=scoring.resume,
+        job=scoring,
+        units=lambda: scorer.units(found.sites()),
         kind=kind,
         total=work,
     )
-    return {"out": str(out), **facts}
+    return {"out": str(scoring.target(out)), **facts}
 
 
 def _allele_rows(names: list[str], site: Site, scores: np.ndarray) -> list[Row]:
@@ -141,7 +142,7 @@ def _vcf_rows(ids: list[str], site: Site, scores: np.ndarray) -> list[Row]:
     return [{"line": annotated(variant, dict(zip(ids, map(_values, scores.T), strict=True)), match)}]
 
 
-class _MutationFile(RowFile):
+class MutationFile(RowFile):
     """Every change of a region, four rows a base, and a picture of them."""
 
     def __init__(self, out: Path, size: int = 0, title: str = ""):
@@ -184,9 +185,10 @@ def mutate(source: str, fasta: str, out: Path, *, region: str, **options: Any) -
         options: of `Scoring`.
     """
     scoring = Scoring(**options)
-    if finished(out, scoring.overwrite, scoring.resume):
-        return {"out": str(out), "picture": str(picture_of(out)), "already_finished": True}
-    must_be_new(picture_of(out), overwrite=scoring.overwrite, resume=scoring.resume)
+    if finished(out, scoring):
+        return {"out": str(scoring.target(out)), "already_finished": True}
+    if not scoring.part:
+        must_be_new(picture_of(out), overwrite=scoring.overwrite, resume=scoring.resume)
     ready = _prepare(source, fasta, [], scoring, region=region)
     scorer, genome = ready.scorer, ready.genome
     there = Region.parse(region, genome, ready.aliases)
@@ -206,8 +208,10 @@ def mutate(source: str, fasta: str, out: Path, *, region: str, **options: Any) -
         out,
         lambda point: scorer.steps(there.sites(genome), point, rows),
         ready.identity,
-        resume=scoring.resume,
-        kind=functools.partial(_MutationFile, title=f"{region}: every change, window of {scorer.window:,} bases"),
+        job=scoring,
+        units=lambda: scorer.units(there.sites(genome)),
+        kind=functools.partial(MutationFile, title=f"{region}: every change, window of {scorer.window:,} bases"),
         total=work,
     )
-    return {"out": str(out), "picture": str(picture_of(out)), **facts}
+    picture = {} if scoring.part else {"picture": str(picture_of(out))}  # it is drawn of all parts
+    return {"out": str(scoring.target(out)), **picture, **facts}

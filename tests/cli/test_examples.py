@@ -46,6 +46,10 @@ def place(titans: Any, tiny: Any, models: Any, tmp_path: Path, monkeypatch: pyte
     for name, run in (("genome", models.language), ("promoters", models.classifier), ("sensors", models.wide)):
         shutil.copytree(run, tmp_path / "runs" / name)
 
+    for part in ("1/2", "2/2"):
+        whole = [tmp_path / "runs" / "promoters", tmp_path / "genes.fa", "--out", tmp_path / "predictions.tsv"]
+        titans("genomics", "predict", *whole, "--shard", part)
+
     build = recipe.build
 
     def small(content: dict[str, Any], settings: Any = (), *name: str) -> Any:

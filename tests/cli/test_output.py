@@ -17,8 +17,15 @@ PROGRAM = [sys.executable, "-c", "from titans_seq.cli import main; main()"]
 COMMON = {"--json", "--quiet", "--debug"}
 
 
+@pytest.fixture(scope="module")
+def shard(titans: Any, tiny: Any, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shard") / "out.csv"
+    titans("genomics", "predict", models.classifier, tiny.fasta, "--out", out, "--shard", "1/1")
+    return out.with_name("out.csv.1-of-1")
+
+
 @pytest.fixture
-def given(tiny: Any, models: Any, tmp_path: Path) -> dict[str, list[Any]]:
+def given(tiny: Any, models: Any, shard: Path, tmp_path: Path) -> dict[str, list[Any]]:
     """Arguments with which each command does something small."""
     out = tmp_path / "out.csv"
     run = ["--out", tmp_path / "run", "--set", "training.steps=1"]
@@ -41,6 +48,7 @@ def given(tiny: Any, models: Any, tmp_path: Path) -> dict[str, list[Any]]:
         "forecast predict": [models.wide, tiny.wide, "--out", out],
         "forecast backtest": [models.wide, tiny.wide, "--out", out, "--windows", 2],
         "forecast anomalies": [models.wide, tiny.wide, "--out", out, "--calibration", 80],
+        "gather": [out, shard],
         "models list": [],
         "models show": [models.classifier],
         "report": [models.classifier, "--out", tmp_path / "report.html"],

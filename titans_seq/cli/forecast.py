@@ -19,7 +19,7 @@ from titans_seq.cli.command import (
     command,
     sets_length,
 )
-from titans_seq.cli.options import Training, Writing
+from titans_seq.cli.options import Sharing, Training, Writing
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -203,7 +203,7 @@ def predict(
     state_out: StateOut = None,
     *,
     reading: Targeting,
-    writing: Writing,
+    writing: Sharing,
 ) -> Any:
     """Forecast what follows the last row of each series.
 

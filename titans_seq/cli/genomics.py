@@ -18,7 +18,7 @@ from titans_seq.cli.command import (
     sets_length,
     weights_of,
 )
-from titans_seq.cli.options import BothStrands, Cutting, Measuring, Streaming, Training, Writing
+from titans_seq.cli.options import BothStrands, Cutting, Measuring, Sharing, Streaming, Training, Writing
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -291,7 +291,7 @@ def predict(
     track: Annotated[str | None, typer.Option(help="For .bedgraph and .bw: which of several tracks.")] = None,
     cutting: Cutting,
     streaming: Streaming,
-    writing: Writing,
+    writing: Sharing,
 ) -> Any:
     """Predict every record, of any length in flat memory: classes, numbers, tracks, a language model's likelihood.
 
@@ -326,7 +326,7 @@ def score(
         ),
     ] = None,
     streaming: Streaming,
-    writing: Writing,
+    writing: Sharing,
 ) -> Any:
     """Score every base under a language model: a track along the genome. Any length, in flat memory.
 
@@ -363,7 +363,7 @@ def embed(
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the numbers.")] = "float32",
     cutting: Cutting,
     streaming: Streaming,
-    writing: Writing,
+    writing: Sharing,
 ) -> Any:
     """Turn every record into a vector: the mean of the backbone's last hidden rows. Any length, in flat memory.
 
@@ -455,7 +455,7 @@ def variants(
         ),
     ] = "error",
     aliases: ChromosomeNames = None,
-    writing: Writing,
+    writing: Sharing,
 ) -> Any:
     """Score every ALT allele of a VCF: how a model's view of its window changes. SNVs and indels.
 
@@ -490,7 +490,7 @@ def mutate(
     window: Window = None,
     both_strands: BothStrands = False,
     aliases: ChromosomeNames = None,
-    writing: Writing,
+    writing: Sharing,
 ) -> Any:
     """Score every single-base change of a region (in-silico saturation mutagenesis): a table, and a heat map.
 

@@ -72,12 +72,12 @@ class PartFile:
             os.fsync(self.file.fileno())
         return self.file.tell()
 
-    def finish(self) -> int:
-        """Turn the part file into the target and remove it; returns the number of rows."""
+    def finish(self, convert: Callable[[Path], int] | None = None) -> int:
+        """Turn the part file into the target, or what ``convert`` makes of it, and remove it; returns the rows."""
         self.settle()
         self.file.close()
         with whole_file(self.out) as draft:
-            count = self.convert(draft)
+            count = (convert or self.convert)(draft)
         self.part.unlink()
         return count
 

@@ -9,11 +9,13 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from titans_seq.data.shards import write_shard
 from titans_seq.data.write import PartFile, Row, RowFile
 from titans_seq.errors import InputError, ModelError, NumericFault
 from titans_seq.files import clear_drafts, whole_file
@@ -112,6 +114,7 @@ def run_stream(
     save_every: int | None = None,
     kind: Callable[[Path, int], PartFile] = RowFile,
     at_end: Callable[[Point], None] = lambda point: None,
+    shard: tuple[range, dict[str, Any]] | None = None,
 ) -> int:
     """Write what a job yields to ``out``, resuming where it was killed; returns the number of rows.
 
@@ -125,6 +128,7 @@ def run_stream(
         save_every: tokens between points.
         kind: how rows become the file.
         at_end: what else is to be written, from the last point; before ``out`` appears.
+        shard: which records or windows to do, and what the file of them, a shard, says of itself; all if None.
 
     Raises:
         InputError: on resume with another model, input or option.
@@ -135,12 +139,13 @@ def run_stream(
     clear_drafts(out.parent, out.name, file.name)
     if not resume:
         file.unlink(missing_ok=True)
-    point, size = _load_point(file, identity, template) if file.exists() else (Point(), 0)
+    begin = Point(shard[0].start) if shard else Point()
+    point, size = _load_point(file, identity, template) if file.exists() else (begin, 0)
     rows = kind(out, size)
     saved = point.tokens
     try:
         with watching() as watch, Progress(f"writing {out.name}", "tokens", total, point.tokens) as progress:
-            for ready, after in steps(point):
+            for ready, after in () if shard and point.done >= shard[0].stop else steps(point):
                 rows.write(ready)
                 progress.add(after.tokens - point.tokens)
                 point = after
@@ -148,9 +153,11 @@ def run_stream(
                     _save_point(file, point, rows.settle(), identity)
                     saved = point.tokens
                 watch.stop(f"{out} is not complete; the same command with --resume goes on.")
+                if shard and point.done >= shard[0].stop:
+                    break
         _save_point(file, point, rows.settle(), identity)  # what is left to do may be repeated alone
         at_end(point)
-        count = rows.finish()
+        count = rows.finish(partial(write_shard, rows.part, facts=shard[1]) if shard else None)
         file.unlink()
         return count
     finally:

@@ -139,6 +139,19 @@ def _groups(
         yield waiting
 
 
+def units_of(
+    blocks: Iterable[Block], batch_size: int, pad: bool, both_strands: bool = False
+) -> Iterator[tuple[int, int]]:
+    """Records that are read together, each from the learned memory: how many are done after them, and their bases."""
+    bases = 0
+    together = _whole_records(blocks, batch_size) if both_strands else _groups(blocks, Point(), batch_size, True, pad)
+    for group in together:
+        bases += sum(len(block.codes) for block in group)
+        if group[-1].last:
+            yield group[-1].record + 1, bases
+            bases = 0
+
+
 def advance(
     model: SequenceModel, head: Head, codes: np.ndarray, stream: Stream
 ) -> tuple[Tensor, dict[str, Tensor], Stream]:

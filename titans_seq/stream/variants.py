@@ -231,6 +231,13 @@ class Scorer:
             point = Point(point.done + len(group), 0, point.tokens + tokens)
             yield [row for site, found in zip(group, scores, strict=True) for row in rows(site, found)], point
 
+    def units(self, sites: Iterable[Site]) -> Iterator[tuple[int, int]]:
+        """Sites that are read together: how many are done after them, and how many windows they have."""
+        done = 0
+        for group in self._groups(sites):
+            done += len(group)
+            yield done, sum(site.sequences for site in group)
+
     def _groups(self, sites: Iterable[Site]) -> Iterator[list[Site]]:
         """Sites that are read together: so many that batches are full."""
         held: list[Site] = []
