@@ -46,6 +46,7 @@ FLOORS = [
         "recipe",
         "rank",
         "gather",
+        "export",
         "gluonts",
         "report",
     },

@@ -50,6 +50,7 @@ def given(tiny: Any, models: Any, shard: Path, tmp_path: Path) -> dict[str, list
         "forecast anomalies": [models.wide, tiny.wide, "--out", out, "--calibration", 80],
         "gather": [out, shard],
         "models list": [],
+        "models export": [models.classifier, "--out", tmp_path / "exported"],
         "models show": [models.classifier],
         "report": [models.classifier, "--out", tmp_path / "report.html"],
     }

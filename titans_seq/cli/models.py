@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from titans_seq.cli.command import command
+from titans_seq.cli.command import Model, Overwrite, command
 
 if TYPE_CHECKING:
     from titans_seq.backbone import BackboneConfig
@@ -86,6 +86,25 @@ def show(
         "backbone": backbone.model_dump(mode="json"),
         "memory_acts": _acts(backbone),
     }
+
+
+@command(app)
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    window: Annotated[
+        int | None,
+        typer.Option(min=2, help="Also write the forward pass of windows of so many tokens or rows, by torch.export."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Any:
+    """Write a model as a folder that loads with torch, safetensors and numpy alone, without titans-seq.
+
+    Example: titans-seq models export runs/promoters --out exported --window 200
+    """
+    from titans_seq.export import export as run_export
+
+    return run_export(model, out, window=window, overwrite=overwrite)
 
 
 def _acts(backbone: "BackboneConfig") -> dict[str, str]:
