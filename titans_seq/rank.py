@@ -7,7 +7,7 @@ from pathlib import Path
 
 from titans_seq.errors import TitansError
 from titans_seq.recipe import build
-from titans_seq.run import follow
+from titans_seq.run import follow, must_share, prepare
 from titans_seq.training.world import Place
 
 
@@ -15,9 +15,12 @@ def main() -> int:
     """Train as one rank of several, and say nothing: the first one tells."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal reaches all; the first rank stops the others
     told = json.load(sys.stdin)
-    job = told["job"]
+    job, place = told["job"], Place(*told["place"])
     try:
-        follow(build(job["recipe"], name="the recipe"), Path(job["out"]), job["device"], Place(*told["place"]))
+        recipe = build(job["recipe"], name="the recipe")
+        prepare(job["device"], recipe.threads, width=recipe.backbone.width)
+        must_share(recipe, place, job["device"])
+        follow(recipe, Path(job["out"]), job["device"], place)
     except TitansError as error:
         return int(getattr(error, "exit_code", error.code))
     return 0

@@ -181,7 +181,7 @@ def train(
     """
     device = prepare(device, recipe.threads, width=recipe.backbone.width)
     place = place_of(devices, num_nodes, strategy, device)
-    _must_share(recipe, place, device)
+    must_share(recipe, place, device)
     if Path("-") in recipe.data.files():
         raise UsageError("A run can be resumed and repeated, so its data must be a file, not stdin.")
     if out.exists() and not out.is_dir():
@@ -228,8 +228,6 @@ def train(
 
 def follow(recipe: Recipe, out: Path, device: str, place: Place) -> None:
     """Take part, as any but the first rank, in a training that the first one carries out into ``out``."""
-    prepare(device, recipe.threads, width=recipe.backbone.width)
-    _must_share(recipe, place, device)
     with joined(place, device) as world:
         _fitted(recipe, _plan(recipe, device), out, device, world)
 
@@ -246,7 +244,7 @@ def _fitted(
     return model, fit(model, plan.training, plan.validation, recipe.training, recipe.seed, out, device, world)
 
 
-def _must_share(recipe: Recipe, place: Place, device: str) -> None:
+def must_share(recipe: Recipe, place: Place, device: str) -> None:
     """Let the ranks of a host share its cores, and refuse what they cannot share."""
     if place.size > 1 and device == "cpu" and recipe.threads is None:
         torch.set_num_threads(max(1, torch.get_num_threads() // place.devices))

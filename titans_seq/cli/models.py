@@ -100,7 +100,7 @@ def export(
 ) -> Any:
     """Write a model as a folder that loads with torch, safetensors and numpy alone, without titans-seq.
 
-    Example: titans-seq models export runs/promoters --out exported --window 200
+    Example: titans-seq models export runs/promoters --out exported
     """
     from titans_seq.export import export as run_export
 

@@ -267,6 +267,7 @@ class _Heart:
 
     def __init__(self, place: Place, children: dict[int, subprocess.Popen[bytes]]):
         self.place, self.children, self.store = place, children, _store(place)
+        self.store.set_timeout(timedelta(seconds=SILENCE))
         self.others = [rank for rank in range(place.size) if rank != place.rank]
         self.gone: set[int] = set()
         self.stopped = threading.Event()
