@@ -197,12 +197,16 @@ def train(
         must_be_new(out, overwrite=overwrite, resume=resume)
         manifest = _begun(recipe, out, device, place) if resume else None
         if manifest and manifest["status"] == "finished":
+            if place.size > 1 and not place.starts:  # the others wait to hear of it
+                with joined(place, device) as world:
+                    world.shared(lambda: False)
             if not (out / "report.html").exists():
                 _report(out)
             return {"run": str(out), **manifest["result"], "already_finished": True}
         sums = _sums(recipe)
         job = {"recipe": recipe.model_dump(mode="json"), "out": str(out), "device": device}
         with joined(place, device, ["-m", "titans_seq.rank"], job) as world:
+            world.shared(lambda: True)
             plan = _plan(recipe, device)
             if manifest is None:
                 _clear(out)
@@ -229,7 +233,8 @@ def train(
 def follow(recipe: Recipe, out: Path, device: str, place: Place) -> None:
     """Take part, as any but the first rank, in a training that the first one carries out into ``out``."""
     with joined(place, device) as world:
-        _fitted(recipe, _plan(recipe, device), out, device, world)
+        if world.shared(lambda: False):  # the first rank says whether there is something to train
+            _fitted(recipe, _plan(recipe, device), out, device, world)
 
 
 def _fitted(
