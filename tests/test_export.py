@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 torch.set_num_threads(1)
-batch = load_file(given)
+batch = {name.partition("_")[2]: part for name, part in sorted(load_file(given).items())}
 
 def named(output, name):
     parts = [output] if isinstance(output, torch.Tensor) else output
@@ -52,11 +52,8 @@ def read_elsewhere(folder: Path, batch: dict[str, torch.Tensor], at: Path) -> di
     """What an exported model says in a process of its own."""
     # the parts have an order, and a file of safetensors has its own
     save_file({f"{i}_{name}": part for i, (name, part) in enumerate(batch.items())}, at / "given")
-    program = PROGRAM.replace(
-        "load_file(given)", "{n.partition('_')[2]: t for n, t in sorted(load_file(given).items())}"
-    )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", program, str(folder), str(at / "given"), str(at / "found")]
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(at / "given"), str(at / "found")]
     done = subprocess.run(command, env=environment, cwd=at, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return load_file(at / "found")
