@@ -153,6 +153,21 @@ def test_lightning_is_told_of_the_processes_that_are_there() -> None:
     assert type(of_trainer(Place(0, 2, 0, 2))["strategy"]) is DDPStrategy
 
 
+def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
+    titans: Any, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+
+    def late(self: World, caught: int | None) -> int | None:
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return caught
+
+    monkeypatch.setattr(World, "agreed", late)
+    assert "is saved at step 2;" in titans(*given, "--out", tmp_path / "run", code=143).stderr
+
+
 # --- two processes
 
 
@@ -291,7 +306,7 @@ def test_killed_ranks_are_noticed_and_a_resume_is_exact(
 @pytest.mark.soak
 def test_weights_in_parts_train_as_whole_ones(titans: Any, given: list[str], tmp_path: Path) -> None:
     """FSDP over two processes of a CPU: as one process, and exact after a stop; on GPUs it was not tried."""
-    given = [*given, "--set", "training.steps=200"]  # so many that it is stopped before its end
+    given = [*given, "--set", "training.steps=60"]  # so many that it is stopped before its end
     words = [*PROGRAM, *given, "--devices", "2", "--strategy", "fsdp", "--out"]
     assert ended(start([*words, str(tmp_path / "whole")]))[0] == 0
     process = start([*words, str(tmp_path / "stopped")])

@@ -136,13 +136,15 @@ class SequenceModule(L.LightningModule):
             if self.world.first:
                 self.metrics.write(row)
             self.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, self.step)  # type: ignore[union-attr]
-        self.watch.caught = self.world.agreed(self.watch.caught)
+        caught = self.world.agreed(self.watch.caught)  # one that comes from here on is of the next step
         stop = self.config.patience is not None and self.since_best >= self.config.patience
-        if due or stop or self.watch.caught is not None or self.step % self.config.checkpoint_every == 0:
+        if due or stop or caught is not None or self.step % self.config.checkpoint_every == 0:
             self.save(finished=stop or self.step == self.total)
         best = f", best {self.name} {self.best[self.name]:.4f}" if self.best else ""
         self.progress.add(1, f"loss {self.last_loss:.4f}{best}")
-        self.watch.stop(f"{self.run} is saved at step {self.step}; the same command with --resume goes on.")
+        if caught is not None:
+            self.watch.caught = caught
+            self.watch.stop(f"{self.run} is saved at step {self.step}; the same command with --resume goes on.")
         if stop:
             self.trainer.should_stop = True
 
