@@ -57,7 +57,7 @@ class RankFault(TitansError):
 
 
 class Interrupted(TitansError):
-    """A signal ended the work at a step border; ``exit_code`` is 128 plus the signal's number."""
+    """A signal ended the work at a step border; ``exit_code`` is 128 plus its number, of SIGUSR1 that of SIGTERM."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)

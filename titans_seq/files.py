@@ -15,7 +15,11 @@ from typing import Any
 
 from titans_seq.errors import EnvironmentFault, TitansError, UsageError
 
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last of a limit on the size of files
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.EIO, errno.ENXIO, errno.ESTALE),  # a disk or network folder that fails
+)
 DRAFT = ".draft-"  # every unfinished file or folder carries it, so that a later start can clear them
 LOCK = ".lock"  # in a folder that a process holds
 
@@ -38,16 +42,16 @@ def telling_disk_faults(path: Path) -> Iterator[None]:
     except Exception as error:
         number = getattr(error, "errno", None)
         if number is None:  # libraries in Rust tell the cause in words alone
-            number = next((n for n in (errno.ENOSPC, *_REFUSED) if f"{os.strerror(n)} (os error" in str(error)), None)
-        if number in (errno.ENOSPC, errno.EDQUOT):
+            number = next((n for n in (*_FULL, *_REFUSED) if f"{os.strerror(n)} (os error" in str(error)), None)
+        if number in _FULL:
             free = shutil.disk_usage(path.parent if path.parent.is_dir() else ".").free
             raise EnvironmentFault(
-                f"No space left on device while writing {path} ({free:,} bytes free). "
-                "Make room, then repeat the command with --resume."
+                f"{os.strerror(number)} while writing {path} ({free:,} bytes free). "
+                "Make room or raise the limit, then repeat the command with --resume."
             ) from error
         if number in _REFUSED:
             raise EnvironmentFault(
-                f"{path} cannot be written: {os.strerror(number)}. Choose another --out or mend the permissions."
+                f"{path} cannot be written: {os.strerror(number)}. Choose another --out, or mend disk or permissions."
             ) from error
         raise
 
@@ -119,10 +123,25 @@ def sha256(path: Path) -> str:
 
 
 def must_be_new(path: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse an output that exists, unless the user said what to do with it; a folder with nothing in it is none."""
+    """Refuse an output that exists, unless the user said what to do with it; a folder with nothing in it is none.
+
+    Raises:
+        EnvironmentFault: if nothing can be written there, so that it is said before hours of work.
+    """
     nothing = path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
     if (path.exists() or path.is_symlink()) and not (nothing or overwrite or resume):
         raise UsageError(f"{path} exists. Choose another --out, or add --overwrite.")
+    if not (resume and path.exists()):  # what is finished may lie anywhere
+        _must_be_writable(path)
+
+
+def _must_be_writable(path: Path) -> None:
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    with telling_disk_faults(path):
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise OSError(errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES, "")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -37,7 +38,7 @@ from titans_seq.measured import SEEDS, Measured, keep_measured
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.resources import data_file
-from titans_seq.stream import Point, Steps, run_stream
+from titans_seq.stream import Point, Steps, left_beside, run_stream
 from titans_seq.training.calibration import calibrate, must_suffice
 from titans_seq.training.module import fit
 from titans_seq.training.world import Place, Strategy, World, joined, place_of
@@ -522,7 +523,17 @@ def finished(out: Path, job: Job, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     check_suffix(out, suffixes)
     out = job.target(out)
     must_be_new(out, overwrite=job.overwrite, resume=job.resume)
-    return job.resume and out.exists() and not job.overwrite
+    done = job.resume and out.exists() and not job.overwrite
+    if done and left_beside(out):
+        with _held(out):
+            for file in left_beside(out):
+                file.unlink()
+    return done
+
+
+def _held(out: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing ``out``."""
+    return locked(out.with_name(f".{out.name}{LOCK}"), out)
 
 
 def check_state_files(state_in: Path | None, state_out: Path | None, may_exist: bool) -> None:
@@ -563,7 +574,7 @@ def write(
         span = job.part.span(units())
         shard = span, shard_facts(out, job.part, span, kind, identity)
         identity = identity | {"shard": str(job.part)}
-    with locked(target.with_name(f".{target.name}{LOCK}"), target):
+    with _held(target):
         return run_stream(
             steps, target, identity, resume=job.resume, template=template, kind=kind, shard=shard, **options
         )

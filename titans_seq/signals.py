@@ -1,13 +1,18 @@
 """Signals end the work at the next step border; a second one ends it at once."""
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from titans_seq.errors import Interrupted
 
-WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WARNING = signal.SIGUSR1  # what SLURM sends before the time is over, where it is asked to: sbatch --signal=USR1@90
+WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
 
 
 class Watch:
@@ -34,12 +39,33 @@ class Watch:
     def stop(self, message: str) -> None:
         """Raise `Interrupted` with ``message`` if a signal came."""
         if self.caught is not None:
-            raise Interrupted(self.caught, f"Stopped by {signal.Signals(self.caught).name}. {message}")
+            name, code = signal.Signals(self.caught).name, self.caught
+            if self.caught == WARNING:
+                message, code = f"{message}{_requeued()}", signal.SIGTERM
+            raise Interrupted(code, f"Stopped by {name}. {message}")
+
+
+def _requeued() -> str:
+    """Put the SLURM job that this process is the first of into the queue again, and say so; else say nothing.
+
+    Only a command with ``--resume`` goes on when it begins again.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or os.environ.get("SLURM_PROCID", "0") != "0" or not shutil.which("scontrol"):
+        return ""
+    if "--resume" not in sys.argv:
+        return f" SLURM job {job} is not queued again: without --resume in its script it would not go on."
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    return f" SLURM job {job} " + (
+        f"could not be queued again: {done.stderr.strip()}" if done.returncode else "is queued again."
+    )
 
 
 @contextmanager
 def watching() -> Iterator[Watch]:
-    """Note SIGINT, SIGTERM and SIGHUP instead of dying of them."""
+    """Note SIGINT, SIGTERM, SIGHUP and SIGUSR1 instead of dying of them."""
     watch = Watch()
     watch.arm()
     try:

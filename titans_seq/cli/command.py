@@ -38,6 +38,8 @@ StateIn = Annotated[Path | None, typer.Option(help="Memory to go on from: a file
 StateOut = Annotated[Path | None, typer.Option(help="File to write the memory to, as it is after the last row.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Records or windows read side by side.")]
 
+NO_MEMORY = "can't allocate memory"  # what torch says, as a RuntimeError, where the machine has no more
+
 _COMMON = {
     "json_": Annotated[bool, typer.Option("--json", help="Print one machine-readable result on stdout.")],
     "quiet": Annotated[bool, typer.Option("--quiet", help="Print results and errors alone.")],
@@ -118,12 +120,13 @@ def _tell(error: BaseException) -> int:
     """Print what went wrong, once, and return the exit code of the contract."""
     if isinstance(error, BrokenPipeError):
         return 141
-    if isinstance(error, KeyboardInterrupt):
+    if KeyboardInterrupt in (type(error), type(error.__context__)):  # Lightning makes a SystemExit of a second Ctrl-C
         message, code = "Stopped by SIGINT.", 130
     elif isinstance(error, TitansError):
         message, code = str(error), getattr(error, "exit_code", error.code)
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        message = f"Out of memory ({error}). Lower training.batch_size, --batch-size or the length of a window."
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or NO_MEMORY in str(error):
+        what = str(error).rpartition("DefaultCPUAllocator: ")[2]
+        message = f"Out of memory ({what}). Lower training.batch_size, --batch-size or the length of a window."
         code = EnvironmentFault.code
     elif isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "

@@ -166,6 +166,11 @@ def run_stream(
         rows.close()
 
 
+def left_beside(out: Path) -> list[Path]:
+    """What a job that was killed after its last step left beside the finished ``out``."""
+    return [file for suffix in (".part", ".point") if (file := out.with_name(out.name + suffix)).exists()]
+
+
 def must_be_finite(output: Any, names: Iterable[str]) -> None:
     """Refuse what a model says, tensors (B, ...), if a number in it is not finite; each row has its name."""
     for tensor in state_tensors(output).values():

@@ -41,8 +41,9 @@ class Metrics:
     def __init__(self, file: Path, step: int):
         self.file, self.rows = file, []
         if step and file.exists():
-            with file.open(newline="") as old:
-                self.rows = [row for row in csv.DictReader(old) if int(row["step"]) <= step]
+            lines = file.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]  # a full disk cuts the last one
+            self.rows = [row for row in csv.DictReader(whole) if int(row["step"]) <= step]
         self.names: list[str] = list(self.rows[0]) if self.rows else []
         self._rewrite()
 
