@@ -113,7 +113,8 @@ def _from_text(data: bytes, name: str) -> tuple[pl.DataFrame, str]:
     quote = '"' if quoting else None
     columns = next(csv.reader(io.StringIO(head, newline=""), delimiter=separator))
     columns = [column.strip() for column in columns]
-    if twice := next((column for column in columns if columns.count(column) > 1), None):
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:  # nothing between two separators is a name too
         raise InputError(f"{name}: duplicate column name {twice!r}. Give every column its own name.")
     no_table = InputError(f'{name} is no valid table. Is a quote (") misplaced, in the middle of a field?')
     try:

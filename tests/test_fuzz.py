@@ -1,0 +1,80 @@
+"""Whatever a file holds, it is read or refused by name: the targets of ``benchmarks/fuzz.py`` for a moment."""
+
+import base64
+import importlib
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+NAMES = (
+    *("fasta", "fasta, gzip", "index", "table", "parquet", "labelled sequences", "series", "tsf", "bed", "gff", "vcf"),
+    *("recipe", "backbone", "description", "weights", "checkpoint"),
+)
+FOUND = [  # by `python benchmarks/fuzz.py`, as short as it could be made, and mended since
+    ("table", b","),  # two columns without a name
+]
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield importlib.import_module("fuzz")
+        for name in ("fuzz", "common"):
+            sys.modules.pop(name, None)
+
+
+def test_every_target_is_tried_here(fuzz: ModuleType) -> None:
+    assert tuple(fuzz.targets()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_file_holds_is_read_or_refused(fuzz: ModuleType, tmp_path: Path, name: str) -> None:
+    target = fuzz.targets()[name]
+    changed = st.integers(0, 2**32).map(lambda seed: fuzz.changed(random.Random(seed), target.seeds, target.words))
+    lines = st.lists(st.sampled_from((*target.words, *target.seeds[0].split(b"\n"), b"")), max_size=8).map(b"\n".join)
+
+    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
+    @given(data=changed | lines | st.binary(max_size=60))
+    def read_or_refused(data: bytes) -> None:
+        assert fuzz.verdict(target, tmp_path, data) is None, base64.b64encode(data)
+
+    for seed in target.seeds:
+        read_or_refused.hypothesis.inner_test(seed)  # type: ignore[attr-defined]
+    read_or_refused()
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND)
+def test_what_was_found_stays_mended(fuzz: ModuleType, tmp_path: Path, name: str, data: bytes) -> None:
+    assert fuzz.verdict(fuzz.targets()[name], tmp_path, data) is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_output_stands_there_only_for_what_could_be_read(
+    fuzz: ModuleType, titans: Any, models: Any, tmp_path: Path, seed: int
+) -> None:
+    from typer.testing import CliRunner
+
+    from titans_seq.cli import app
+
+    name, verb, model = [
+        ("fasta", "genomics predict", models.classifier),
+        ("labelled sequences", "genomics predict", models.classifier),
+        ("series", "forecast predict", models.wide),
+    ][seed % 3]
+    target = fuzz.targets()[name]
+    source, out = tmp_path / target.name, tmp_path / "out" / "o.csv"
+    source.write_bytes(fuzz.changed(random.Random(seed), target.seeds, target.words))
+    result = CliRunner().invoke(app, [*verb.split(), str(model), str(source), "--out", str(out), "--threads", "1"])
+    assert result.exit_code in (0, 3), result.output
+    assert out.exists() is (result.exit_code == 0)
+    assert not out.exists() or out.read_text().count("\n") > 1
+    assert not out.parent.exists() or [file.name for file in out.parent.iterdir()] == ["o.csv"]
