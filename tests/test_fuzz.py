@@ -16,10 +16,22 @@ from hypothesis import strategies as st
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = (
     *("fasta", "fasta, gzip", "index", "table", "parquet", "labelled sequences", "series", "tsf", "bed", "gff", "vcf"),
-    *("recipe", "backbone", "description", "weights", "checkpoint"),
+    *("recipe", "backbone", "description", "weights", "state", "checkpoint"),
+)
+PANIC = base64.b64decode(
+    "UEFSMRUEFSAVMkwVBBUAAAAotS/9IBCBAAAEAAAAQUNHVAQAAABUVEdBFQAVEhUkLBUEFRAVBhUGHDYAKARUVEdBAAAAKLUv/SAJSQAAAAAA"
+    "AAAVAhk8SARyb290FQQAFQwlAhgIc2VxdWVuY2UlAEwcAAAAFQwlAhgFbGFiZWwlAEwcAAAAFgQZHBksJoYCHBUMGTUABhAZGAhzZXF1ZW5j"
+    "ZRUMFgQWjgEWsgEmVCYIHDYAKARUVEdBGARBQ0dUAAAW2AQVFBaIBBUuACb2AxwVDBk1AAYQGRgFbGFiZWwVDBYEFnYWmgEm3AImnAIcNgAo"
+    "AXkYAXgAABbsBBUWFrYEFSIAFoQCFgQmCBbMAhQAABkcGAxBUlJPVzpzY2hlbWEY3AEvLy8vLzUwQUFBQUVBQUFBOHYvLy94UUFBQUFFQUFF"
+    "QUFBQUtBQXNBQ0FBS0FBUUErUC8vL3d3QUFBQUlBQWdBQUFBRUFBSUFBQUF3QUFBQUJBQUFBTVQvLy84WUFBQUFFQUFBQUFnQUFBQUJGQUFB"
+    "QUFBQUFNVC8vLzhGQUFBQWJHRmlaV3dBQUFEcy8vLy9MQUFBQUNBQUFBQVlBQUFBQVJRQUFCQUFFZ0FFQUJBQUVRQUlBQUFBREFBQUFBQUEv"
+    "UC8vL3dRQUJBQUlBQUFBYzJWeGRXVnVZMlVBABhOUG9sYXJzIChweXRob24pIHZlcnNpb24gMi4xLjAgKGJ1aWxkIDdmOTAyYmQzZmZkMjdm"
+    "ZjgyZDE0Mjc4YTA5YTI5NWZmMmY3YWVkOTIpGSwcAAAcAAAACAIAAFBBUjE="
 )
 FOUND = [  # by `python benchmarks/fuzz.py`, as short as it could be made, and mended since
     ("table", b","),  # two columns without a name
+    ("recipe", b"backbone: dna"),  # a recipe that names a backbone there is not
+    ("parquet", PANIC),  # at which polars gives up
 ]
 
 
@@ -78,3 +90,10 @@ def test_an_output_stands_there_only_for_what_could_be_read(
     assert out.exists() is (result.exit_code == 0)
     assert not out.exists() or out.read_text().count("\n") > 1
     assert not out.parent.exists() or [file.name for file in out.parent.iterdir()] == ["o.csv"]
+
+
+@pytest.mark.parametrize("told", ["\x1b[31m", "\x9b0m", "a\u202eb", "\x07"], ids=ascii)
+def test_what_a_file_holds_does_not_command_a_terminal(titans: Any, tmp_path: Path, told: str) -> None:
+    (tmp_path / "x.csv").write_text(f"date,{told},{told}\n2024-01-01,1,2\n")
+    result = titans("forecast", "audit", tmp_path / "x.csv", code=3)
+    assert told not in result.output and "duplicate column name" in result.output

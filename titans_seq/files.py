@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from titans_seq.errors import EnvironmentFault, TitansError, UsageError
+from titans_seq.errors import EnvironmentFault, ModelError, TitansError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last of a limit on the size of files
 _REFUSED = (
@@ -105,10 +105,29 @@ def to_json(facts: Any, indent: int | None = 2) -> str:
     return json.dumps(finite, indent=indent) + "\n"
 
 
+def read_json(file: Path, *keys: str) -> dict[str, Any]:
+    """A mapping that `to_json` wrote, which has these keys.
+
+    Raises:
+        ModelError: if it is damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        lacking = [key for key in keys if key not in found]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: {error}. Bring it back, or start anew with --overwrite.") from None
+    if lacking or not isinstance(found, dict):
+        raise ModelError(
+            f"{file} is damaged: it lacks {', '.join(lacking) or 'all keys'}. "
+            "Bring it back, or start anew with --overwrite."
+        )
+    return found
+
+
 def clear_drafts(folder: Path, *names: str) -> None:
     """Remove the drafts that a killed process left in ``folder``, of ``names`` or of all; call it under their lock."""
     name = "|".join(map(re.escape, names)) or ".*"
-    for entry in folder.iterdir():
+    for entry in folder.iterdir() if folder.is_dir() else ():
         if re.fullmatch(rf"{re.escape(DRAFT)}(old-)?\d+-({name})", entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 

@@ -85,7 +85,7 @@ def _sum_of(tensors: dict[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)} ".encode())
-        total.update(tensors[name].numpy().tobytes())
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return total.hexdigest()
 
 

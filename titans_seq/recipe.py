@@ -194,10 +194,13 @@ def _set(content: dict[str, Any], setting: str) -> None:
     place[at] = read_yaml(f"value: {value}", f"--set {setting}")["value"]
 
 
-def _named(content: dict[str, Any]) -> dict[str, Any]:
+def _named(content: dict[str, Any], recipe: str) -> dict[str, Any]:
     """The same with the backbone that it names."""
     name = content.get("backbone")
-    return content | {"backbone": load_backbone_config(name)} if isinstance(name, str) else content
+    try:
+        return content | {"backbone": load_backbone_config(name)} if isinstance(name, str) else content
+    except ConfigError as error:
+        raise ConfigError(f"{recipe}: backbone: {error}") from None
 
 
 def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), name: str = "the recipe") -> Recipe:
@@ -206,10 +209,10 @@ def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), n
     Raises:
         ConfigError: with every key that is wrong, and what would be right.
     """
-    content = _named(dict(content))
+    content = _named(dict(content), name)
     for setting in settings:
         _set(content, setting)
-        content = _named(content)  # so that a later one may change what it names
+        content = _named(content, name)  # so that a later one may change what it names
     version = content.get("schema_version", SCHEMA)
     if isinstance(version, int) and version > SCHEMA:
         raise ConfigError(

@@ -1,6 +1,5 @@
 """What both fields share: the verb train, and the parts of those that write predictions."""
 
-import json
 import os
 import platform
 import shutil
@@ -33,7 +32,17 @@ from titans_seq.data.windows import Items
 from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
 from titans_seq.embedding import Patches
 from titans_seq.errors import ConfigError, EnvironmentFault, InputError, ModelError, UsageError, warn
-from titans_seq.files import LOCK, clear_drafts, locked, must_be_new, sha256, to_json, whole_folder, write_text
+from titans_seq.files import (
+    LOCK,
+    clear_drafts,
+    locked,
+    must_be_new,
+    read_json,
+    sha256,
+    to_json,
+    whole_folder,
+    write_text,
+)
 from titans_seq.measured import SEEDS, Measured, keep_measured
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.recipe import Recipe, differences, load_recipe
@@ -407,7 +416,7 @@ def _begun(recipe: Recipe, out: Path, device: str, place: Place) -> dict[str, An
     there, now = load_recipe(file).model_dump(mode="json"), recipe.model_dump(mode="json")
     if changed := differences(there, now):
         raise ConfigError(f"{out} was begun with another recipe: {'; '.join(changed)}. Resume with the same one.")
-    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(out / "manifest.json", "status", "data_sha256")
     if changed := differences(manifest["data_sha256"], _sums(recipe)):
         raise InputError(f"{out} was begun with other data; sums: {'; '.join(changed)}. Bring the old data back.")
     ranks = {name: manifest[name] for name in ("world_size", "strategy") if name in manifest}

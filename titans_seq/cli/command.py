@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -38,6 +39,7 @@ StateIn = Annotated[Path | None, typer.Option(help="Memory to go on from: a file
 StateOut = Annotated[Path | None, typer.Option(help="File to write the memory to, as it is after the last row.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Records or windows read side by side.")]
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # and what turns text around
 NO_MEMORY = "can't allocate memory"  # what torch says, as a RuntimeError, where the machine has no more
 
 _COMMON = {
@@ -47,12 +49,17 @@ _COMMON = {
 }
 
 
+def _shown_to_people(text: str) -> str:
+    """Text in which what a terminal would obey, such as a column's name may hold it, is written out."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 class _Told(logging.Handler):
     """Warnings, and what was decided, on stderr as it is now, not as it was at import."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warning = "warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{warning}{record.getMessage()}", file=sys.stderr)
+        print(_shown_to_people(f"{warning}{record.getMessage()}"), file=sys.stderr)
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., None]]:
@@ -134,7 +141,7 @@ def _tell(error: BaseException) -> int:
     else:
         message = f"A bug of titans-seq: {type(error).__name__}: {error}. --debug shows where; please report it."
         code = 1
-    print(f"error: {message}", file=sys.stderr)
+    print(_shown_to_people(f"error: {message}"), file=sys.stderr)
     return code
 
 
@@ -143,7 +150,7 @@ def _report(found: Any, *, as_json: bool) -> int:
         return 0
     text, facts, code = found if isinstance(found, tuple) else (_lines(found), found, 0)
     try:
-        print(to_json(facts).rstrip() if as_json else text, flush=True)
+        print(to_json(facts).rstrip() if as_json else _shown_to_people(text), flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit says nothing
         raise

@@ -131,8 +131,9 @@ def _from_text(data: bytes, name: str) -> tuple[pl.DataFrame, str]:
 def _from_parquet(data: bytes, name: str) -> pl.DataFrame:
     try:
         return pl.read_parquet(data)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{name} is Parquet, but truncated or corrupt: {str(error).splitlines()[0]}.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        why = (str(error).splitlines() or ["no reason is given"])[0]
+        raise InputError(f"{name} is Parquet, but truncated or corrupt: {why}.") from error
 
 
 def read_bytes(path: Path | str, judge: Judge = STRICT) -> bytes:

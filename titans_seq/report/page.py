@@ -17,7 +17,7 @@ import yaml
 from titans_seq.checkpoint import load_config
 from titans_seq.data.audit.found import Audit
 from titans_seq.errors import InputError, ModelError, UsageError
-from titans_seq.files import write_text
+from titans_seq.files import read_json, write_text
 from titans_seq.measured import SEEDS, kept_measured
 from titans_seq.report.html import (
     code,
@@ -33,6 +33,10 @@ from titans_seq.report.measurements import measurement
 from titans_seq.report.trained import curves, lead, seeds, trained, validation
 
 SHOWN = 6  # measurements that are not folded
+NEEDED = (  # of a manifest
+    *("result", "began", "data_sha256", "model_sha256", "seed", "command"),
+    *("device", "threads", "machine", "titans_seq", "torch", "python"),
+)
 LISTED = 40  # findings of an audit
 MEASURE = {
     "genomics": "titans-seq genomics evaluate {run} TEST.csv",
@@ -63,8 +67,7 @@ def write_report(run: Path, out: Path | None = None, audits: Sequence[Path] = ()
     _, backbone, task = load_config(str(best))
     measured = [m for folder in dict.fromkeys((run, best)) for m in kept_measured(folder, manifest["model_sha256"])]
     files = [*sorted(run.glob("audit*.json")), *audits]
-    recipe_text = (best / "recipe.yaml").read_text(encoding="utf-8")
-    recipe = yaml.safe_load(recipe_text)
+    recipe_text, recipe = _recipe(best / "recipe.yaml")
     title = run.resolve().name
     read = manifest["data_sha256"]
     held_out = bool(recipe["data"].get("test"))
@@ -90,7 +93,7 @@ def _best(run: Path) -> tuple[Path, dict[str, Any]]:
         raise UsageError(f"{run} is no folder. Give the run folder that a training command wrote.")
     if not (run / SEEDS).is_file():
         return run, {}
-    found: dict[str, Any] = json.loads((run / SEEDS).read_text(encoding="utf-8"))
+    found = read_json(run / SEEDS)
     if "best" not in found:
         raise ModelError(f"{run} holds seeds of which not all are finished. Finish them with --resume.")
     return run / found["best"], found
@@ -102,10 +105,20 @@ def _manifest(run: Path) -> dict[str, Any]:
         raise ModelError(
             f"{run} is no run folder: it lacks manifest.json or recipe.yaml. Give one that training wrote."
         )
-    manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if manifest["status"] != "finished":
+    if read_json(file, "status")["status"] != "finished":
         raise ModelError(f"{run} is a run that is not finished. Finish it with --resume, then report on it.")
-    return manifest
+    return read_json(file, *NEEDED)
+
+
+def _recipe(file: Path) -> tuple[str, dict[str, Any]]:
+    """Text and content of a run's recipe."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = yaml.safe_load(text)
+        return text, {"data": found["data"], "start_from": found.get("start_from")}
+    except (ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        told = " ".join(str(error).split())
+        raise ModelError(f"{file} is damaged: {told}. Bring it back, or start anew with --overwrite.") from None
 
 
 def _page(title: str, body: str) -> str:

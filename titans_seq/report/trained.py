@@ -1,6 +1,5 @@
 """What a run trained on what, and how its training went, as parts of its page."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from titans_seq.report import svg
 from titans_seq.report.html import counted, facts, folded, name, number, paragraph, seconds, table, text
 from titans_seq.report.measurements import meaning
 from titans_seq.report.scores import seed_rows
+from titans_seq.training.points import read_metrics
 
 NAMES = 2000  # characters of the names of classes or channels
 SMOOTHED = 24  # logged steps from which on a curve is drawn smoothed
@@ -108,8 +108,7 @@ def validation(manifest: dict[str, Any], task: Any) -> str:
 
 def curves(metrics: Path, task: Any) -> str:
     """Training loss, and every metric of validation, by step."""
-    with metrics.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_metrics(metrics)
     columns = [column for column in (rows[0] if rows else {}) if column.startswith("validation_")]
     monitor, sign = task.monitor
     names = sorted((c.removeprefix("validation_") for c in columns), key=lambda c: c != monitor)

@@ -89,9 +89,9 @@ def _load_point(file: Path, identity: dict[str, str], template: Callable[[Point]
         with safe_open(str(file), "pt") as saved:
             metadata = saved.metadata()
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError) as error:
+        then, size = dict(json.loads(metadata["identity"])), int(metadata["size"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{file} cannot be read: {error}. Start anew with --overwrite.") from error
-    then = json.loads(metadata["identity"])
     if changed := [name for name in identity if identity[name] != then.get(name)]:
         raise InputError(
             f"{file} was left by a run with another {' and '.join(changed)}. Resume with what it began with, "
@@ -100,7 +100,7 @@ def _load_point(file: Path, identity: dict[str, str], template: Callable[[Point]
     point: Point = fill_state(Point(), tensors)
     if any(name.startswith("carried") for name in tensors):
         point = fill_state(Point(carried=template(point)), tensors)
-    return point, int(metadata["size"])
+    return point, size
 
 
 def run_stream(

@@ -207,7 +207,7 @@ class SequenceModule(L.LightningModule):
             return False
         try:
             self.model.load_state_dict(point["model"])
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, TypeError) as error:
             raise ModelError(f"{file} does not fit the recipe of its run: {error}") from None
         self.step, self.best, self.since_best = point["step"], point["best"], point["since_best"]
         self.optimizer_state = point["optimizer"]

@@ -11,6 +11,7 @@ from titans_seq.errors import ModelError
 from titans_seq.files import telling_disk_faults, whole_file
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+KEYS = {LAST: ("step", "model", "finished", "optimizer", "best", "since_best"), BEST: ("step", "model")}
 
 
 def save_point(file: Path, content: dict[str, Any]) -> None:
@@ -28,11 +29,32 @@ def load_point(file: Path) -> dict[str, Any]:
         ModelError: if the file is damaged.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        point = torch.load(file, map_location="cpu", weights_only=True)
+        if lacking := [key for key in KEYS[file.name] if key not in point]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        if not isinstance(point["step"], int) or point["step"] < 0:
+            raise ValueError(f"step {point['step']!r} is no number of steps")
+        return point
     except Exception as error:  # torch raises what its unpickler and zip reader happen to raise
         raise ModelError(
             f"{file} cannot be read ({type(error).__name__}: {error}). Start anew with --overwrite."
         ) from None
+
+
+def read_metrics(file: Path) -> list[dict[str, str]]:
+    """Rows of a ``metrics.csv``; a last one that a full disk cut is left out.
+
+    Raises:
+        ModelError: if the file is damaged.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+        for row in rows:
+            int(row["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} is damaged: {error!r}. Bring it back, or start anew with --overwrite.") from None
+    return rows
 
 
 class Metrics:
@@ -41,9 +63,7 @@ class Metrics:
     def __init__(self, file: Path, step: int):
         self.file, self.rows = file, []
         if step and file.exists():
-            lines = file.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]  # a full disk cuts the last one
-            self.rows = [row for row in csv.DictReader(whole) if int(row["step"]) <= step]
+            self.rows = [row for row in read_metrics(file) if int(row["step"]) <= step]
         self.names: list[str] = list(self.rows[0]) if self.rows else []
         self._rewrite()
 
