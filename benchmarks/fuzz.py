@@ -30,7 +30,7 @@ from titans_seq.data.compressed import UTF8_BOM
 from titans_seq.errors import ConfigError, InputError, ModelError, TitansError, log
 from titans_seq.files import sha256, to_json, whole_file
 
-HANGS = 10  # seconds that an input may take
+HANGS = 10  # seconds of processor time that an input may take
 MEMORY = 12 << 30  # bytes of addresses that a process may have
 LONGEST = 4000  # bytes of an input
 WATCHED = tuple(str(HERE.parent / "titans_seq" / name) for name in ("data", "recipe", "checkpoint", "training/points"))
@@ -302,8 +302,8 @@ def verdict(target: Target, folder: Path, data: bytes) -> str | None:
     path = folder / target.name
     path.write_bytes(data)
     log.disabled = True
-    signal.signal(signal.SIGALRM, _late)
-    signal.alarm(HANGS)
+    signal.signal(signal.SIGPROF, _late)
+    signal.setitimer(signal.ITIMER_PROF, HANGS)
     try:
         target.read(path)
     except target.error as error:
@@ -315,7 +315,7 @@ def verdict(target: Target, folder: Path, data: bytes) -> str | None:
     except BaseException as error:  # a panic of polars' is no Exception
         return f"{type(error).__name__} at {_place(error)}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         log.disabled = False
     return None
 
@@ -412,9 +412,9 @@ class Steps:
 
 def fuzzed(target: Target, folder: Path, seconds: float, seed: int) -> Row:
     """Read as many inputs as there is time for; what was counted and found."""
-    chance, steps, until = random.Random(seed), Steps(), time.monotonic() + seconds
+    chance, steps, until = random.Random(seed), Steps(), time.process_time() + seconds
     known, found, count = list(target.seeds), {}, 0
-    while time.monotonic() < until or count < len(target.seeds):
+    while time.process_time() < until or count < len(target.seeds):
         data = known[count] if count < len(target.seeds) else changed(chance, known, target.words)
         (folder / "input").write_bytes(data)  # what is left if the process ends
         steps.new = False
@@ -470,7 +470,7 @@ def report(kept: dict[str, Row]) -> str:
     told = "\n".join(found) if found else "Nothing was found."
     minutes = sum(row["settings"]["seconds"] for row in kept.values()) / 60
     table = markdown(head, _lines(kept))
-    when = f"{measured_when(kept)} {minutes:g} minutes in all."
+    when = f"{measured_when(kept)} {minutes:.0f} minutes of processor time in all."
     return f"# Fuzzing\n\n{when}\n\n{table}\n\n{told}\n\n{explained(__doc__)}"
 
 
@@ -478,7 +478,7 @@ def main() -> None:
     """Fuzz each target, and end with code 1 if anything was found."""
     parser = parser_of(__doc__.splitlines()[0])
     parser.set_defaults(threads=1)
-    parser.add_argument("--seconds", type=float, default=225, help="for each target")
+    parser.add_argument("--seconds", type=float, default=225, help="of processor time for each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=targets(), help="one target, in this process")
     rows_options(parser)
