@@ -14,7 +14,7 @@ from titans_seq.files import sha256
 Kind = Literal["configs", "datasets", "pipelines"]
 PACKAGE = Path(__file__).parent
 DATA = "TITANS_SEQ_DATA"  # names the folder in which the files of data cards lie
-PREFIXES = ("sample:", "card:")  # of paths that mean the same everywhere
+PREFIXES = ("sample:", "card:", "synthetic:")  # of paths that mean the same everywhere
 
 
 def _known(kind: Kind) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from titans_seq.data.carve import carved
 from titans_seq.data.held_out import HeldOut, read_region
 from titans_seq.data.record import LOWER, Record, Series, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.series import SeriesReading, SeriesTable, read_series, spaced, timed
+from titans_seq.data.series import SeriesReading, SeriesTable, is_synthetic, read_series, spaced, timed
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
 from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
@@ -260,7 +260,10 @@ class SequenceSource(Choice):
 
 
 class SeriesSource(SeriesReading):
-    """Series of a table; by time, the last rows are held out for testing, those before them for validation."""
+    """Series of a table; by time, the last rows are held out for testing, those before them for validation.
+
+    ``synthetic:SEED/COUNT/LENGTH`` in the place of a file is a panel of series drawn by chance.
+    """
 
     kind: Literal["series"] = "series"
     reading: ClassVar[tuple[str, ...]] = tuple(SeriesReading.model_fields)
@@ -273,7 +276,7 @@ class SeriesSource(SeriesReading):
 
     def files(self) -> list[Path]:
         """The files that are read."""
-        return [data_file(self.path)]
+        return [] if is_synthetic(self.path) else [data_file(self.path)]
 
     @classmethod
     def of_file(cls, path: str, **reading: Any) -> "SeriesSource":
@@ -289,6 +292,8 @@ class SeriesSource(SeriesReading):
         leave_short: bool = False,
     ) -> SeriesTable:
         """Series as models read them, on an even grid if they are regular; arguments as for `read_series`."""
+        if is_synthetic(self.path):
+            return self._drawn()
         table = read_series(
             data_file(self.path),
             future=None if future is None else data_file(future),
@@ -299,6 +304,16 @@ class SeriesSource(SeriesReading):
             **self.model_dump(include=set(self.reading)),
         )
         return spaced(table, self.on_gap, self.path)
+
+    def _drawn(self) -> SeriesTable:
+        """A panel drawn by chance, of which there is nothing to say how it is read."""
+        from titans_seq.data.series.synthetic import synthetic_panel
+
+        if told := self.model_dump(include=set(self.reading), exclude_defaults=True):
+            raise ConfigError(
+                f"data.{next(iter(told))} says how a table is read, and {self.path} is drawn: leave it out."
+            )
+        return synthetic_panel(self.path)
 
     def borders(self, rows: int) -> tuple[int, int, int]:
         """Rows where training, validation and test end."""
