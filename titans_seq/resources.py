@@ -14,7 +14,8 @@ from titans_seq.files import sha256
 Kind = Literal["configs", "datasets", "pipelines"]
 PACKAGE = Path(__file__).parent
 DATA = "TITANS_SEQ_DATA"  # names the folder in which the files of data cards lie
-PREFIXES = ("sample:", "card:", "synthetic:")  # of paths that mean the same everywhere
+DRAWN = "synthetic:"  # begins the name of a panel of series drawn by chance, in the place of a file to train on
+PREFIXES = ("sample:", "card:", DRAWN)  # of paths that mean the same everywhere
 
 
 def _known(kind: Kind) -> dict[str, Path]:
@@ -53,6 +54,11 @@ def card(name: str) -> dict[str, Any]:
 
     facts: dict[str, Any] = yaml.safe_load((find("datasets", name) / "card.yaml").read_text(encoding="utf-8"))
     return facts
+
+
+def is_drawn(path: str) -> bool:
+    """Whether a path is that of no file, but names a panel drawn by chance."""
+    return path.startswith(DRAWN)
 
 
 def is_there(path: str) -> bool:
@@ -116,6 +122,8 @@ def data_file(path: str | Path) -> Path:
     """
     text = str(path)
     name, _, file = text.partition(":")[2].partition("/")
+    if is_drawn(text):
+        raise UsageError(f"{text} is drawn by chance, to train on, and is no file. Give a table.")
     if text.startswith("card:"):
         return _of_card(name, file)
     if text.startswith("sample:"):

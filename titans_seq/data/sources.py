@@ -13,11 +13,11 @@ from titans_seq.data.carve import carved
 from titans_seq.data.held_out import HeldOut, read_region
 from titans_seq.data.record import LOWER, Record, Series, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.series import SeriesReading, SeriesTable, is_synthetic, read_series, spaced, timed
+from titans_seq.data.series import SeriesReading, SeriesTable, read_series, spaced, timed
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
 from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
-from titans_seq.resources import data_file
+from titans_seq.resources import data_file, is_drawn
 
 
 class Parts(NamedTuple):
@@ -276,7 +276,7 @@ class SeriesSource(SeriesReading):
 
     def files(self) -> list[Path]:
         """The files that are read."""
-        return [] if is_synthetic(self.path) else [data_file(self.path)]
+        return [] if is_drawn(self.path) else [data_file(self.path)]
 
     @classmethod
     def of_file(cls, path: str, **reading: Any) -> "SeriesSource":
@@ -292,7 +292,7 @@ class SeriesSource(SeriesReading):
         leave_short: bool = False,
     ) -> SeriesTable:
         """Series as models read them, on an even grid if they are regular; arguments as for `read_series`."""
-        if is_synthetic(self.path):
+        if is_drawn(self.path):
             return self._drawn()
         table = read_series(
             data_file(self.path),

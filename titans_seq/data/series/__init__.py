@@ -9,14 +9,13 @@ from typing import Any
 
 from titans_seq.data.record import STRICT, Judge
 from titans_seq.data.series.grid import on_grid, regular, spaced, timed
-from titans_seq.data.series.reading import SeriesReading, is_synthetic
+from titans_seq.data.series.reading import SeriesReading
 from titans_seq.data.series.rows import Vocabularies, followed_by, read_rows
 from titans_seq.data.series.tidy import SeriesTable, sentinels, tidy
 
 __all__ = [
     "SeriesReading",
     "SeriesTable",
-    "is_synthetic",
     "on_grid",
     "read_rows",
     "read_series",

@@ -17,13 +17,7 @@ TIMES = ("ds", "timestamp", "datetime", "date_time", "ts", "date", "time")
 IDS = ("unique_id", "item_id", "series_id", "id", "series")
 VALUES = ("y", "value", "target")
 MISSING = ("", "NA", "NaN", "nan", "null", "None", "-", "?")
-SYNTHETIC = "synthetic:"  # begins the name of a panel drawn by chance, see `titans_seq.data.series.synthetic`
 LARGEST = float(np.finfo(np.float32).max)  # models compute in single precision
-
-
-def is_synthetic(path: str) -> bool:
-    """Whether a path is no file but names a panel drawn by chance."""
-    return path.startswith(SYNTHETIC)
 
 
 class SeriesReading(Choice):

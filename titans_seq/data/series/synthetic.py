@@ -15,9 +15,9 @@ from scipy.signal import lfilter
 from scipy.special import ive
 
 from titans_seq.data.record import Covariates, Series
-from titans_seq.data.series.reading import SYNTHETIC
 from titans_seq.data.series.tidy import SeriesTable
 from titans_seq.errors import UsageError
+from titans_seq.resources import DRAWN
 
 STEP = "1h"  # what a panel says of its rows; seasons are of any number of them
 SHORTEST = 32  # rows
@@ -319,12 +319,12 @@ def synthetic_panel(path: str) -> SeriesTable:
     Raises:
         UsageError: if it is written otherwise, or has no series or rows.
     """
-    found = re.fullmatch(rf"{SYNTHETIC}(\d+)/(\d+)/(\d+)", path)
+    found = re.fullmatch(rf"{DRAWN}(\d+)/(\d+)/(\d+)", path)
     seed, count, rows = map(int, found.groups()) if found else (0, 0, 0)
     if not found or count < 1 or rows < SHORTEST:
         raise UsageError(
-            f"{path}: write {SYNTHETIC}SEED/COUNT/LENGTH, such as {SYNTHETIC}0/1000/1024: one series or more, of {SHORTEST} "
-            "rows or more each."
+            f"{path}: write {DRAWN}SEED/COUNT/LENGTH, such as {DRAWN}0/1000/1024: one series or more, each of "
+            f"{SHORTEST} rows or more."
         )
     times = np.datetime64("2000-01-01", "us") + np.arange(rows) * np.timedelta64(1, "h")
     drawn = (synthetic(seed, number, rows) for number in range(count))
