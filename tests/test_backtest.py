@@ -66,6 +66,21 @@ def test_scores_are_those_of_the_rows_that_were_written(titans: Any, tiny: Any, 
     assert found["protocol"]["seen_in_training"] == 0 == found["protocol"]["dropped"]
 
 
+def test_other_horizons_are_cut_or_rolled(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:
+    """Law: from one cutoff all horizons tell the same of the rows that they share with a forecast of their own."""
+    files = {horizon: tmp_path / f"{horizon}.csv" for horizon in (2, 4, 6)}
+    for horizon, file in files.items():
+        given = ["--windows", 3, "--step", 2, "--horizon", horizon, "--out", file, "--quantiles", "0.5"]
+        found = measured(titans, run, tiny.wide, *given)
+        assert found["protocol"]["horizon"] == horizon == len(found["steps"]["model"]["mae"])
+        assert found["rows"] == 3 * horizon * 2
+    own = pl.read_csv(files[4])
+    for horizon in (2, 6):
+        both = own.join(pl.read_csv(files[horizon]), on=["unique_id", "ds", "cutoff"], suffix="_other")
+        assert len(both) == 2 * min(horizon, 4) * 2  # two columns; of three cutoffs the last ends with the table
+        np.testing.assert_allclose(both["q0.5"], both["q0.5_other"], rtol=1e-6)
+
+
 def test_the_table_says_the_protocol_and_how_to_get_the_statistical_model(
     titans: Any, tiny: Any, run: Path, tmp_path: Path
 ) -> None:

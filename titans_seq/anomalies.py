@@ -96,7 +96,7 @@ def anomalies(
             for c in range(len(s.columns))
         ]
 
-    walk, streams = _walk(model, series, [len(s) for s in series], emit), begun(model, series)
+    walk, streams = _walk(model, series, [len(s) for s in series], emit), begun(model, series, heads)
 
     def steps(point: Point) -> Any:
         if point.carried is not None:
@@ -155,7 +155,7 @@ def _calibrated(
     walk = _walk(model, series, heads, emit)
     with Progress("calibrating", "windows", len(walk.windows)) as progress:
         done = 0
-        for _, point in walk.steps(begun(model, series), batch_size, Point()):
+        for _, point in walk.steps(begun(model, series, heads), batch_size, Point()):
             progress.add(point.done - done)
             done = point.done
     nothing = np.empty((0, len(model.task.channels)))

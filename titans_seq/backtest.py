@@ -36,6 +36,7 @@ from titans_seq.forecast import (
     for_table,
     forecast_steps,
     must_reach,
+    reaching,
     read_table,
     row_values,
     stamp,
@@ -58,6 +59,7 @@ def backtest(
     out: Path,
     *,
     windows: int,
+    horizon: int | None = None,
     step: int | None = None,
     refit: int | None = None,
     metrics: Path | None = None,
@@ -74,6 +76,7 @@ def backtest(
         path: the table.
         out: gets the forecasts: unique_id, ds, cutoff, y, mean, quantiles, calibrated intervals.
         windows: origins a series.
+        horizon: rows of a forecast, if not as many as in training: fewer are its first, more are rolled.
         step: rows from one to the next.
         refit: origins after which the model is trained anew, on the rows before the next; None for never.
         metrics: gets what is returned; ``out`` with the suffix .json if None.
@@ -91,11 +94,12 @@ def backtest(
     must_be_new(metrics, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")
     task = model.task
-    step = step or task.horizon
-    behind = task.horizon + (windows - 1) * step
+    horizon = horizon or task.horizon
+    step = step or horizon
+    behind = horizon + (windows - 1) * step
     table = read_table(source, model, path, reading, task.before + behind)
     ends = [len(s) - behind for s in table.series]
-    model = for_table(model, table, ends)
+    model = reaching(source, for_table(model, table, ends), horizon)
     task = model.task
     series = [with_time(s, task) for s in table.series]
     must_reach(path, series, task.before + behind)
@@ -103,18 +107,18 @@ def backtest(
     recipe = _recipe(source)
     if refit is not None and recipe is None:
         raise UsageError(f"--refit carries out the recipe of a run anew, and {source} has none. Give a run folder.")
-    blocks = list(_blocks(series, task.horizon, windows, step, refit or windows))
+    blocks = list(_blocks(series, horizon, windows, step, refit or windows))
     if job.dry_run:
         return dry(model, series=len(series), windows=windows * len(series), refits=len(blocks) if refit else 0)
     if refit is not None and recipe is not None:
         reading = {name: value for name, value in reading.items() if value}
         blocks = [_refitted(b, recipe, path, reading, out, job) for b in blocks]
 
-    test = _Test(task, series, blocks, columns, task.season or baselines.season_of(task.frequency))
+    test = _Test(task, series, blocks, columns, horizon, task.season or baselines.season_of(task.frequency))
     protocol = {
         "lookback": task.lookback if task.reads == "window" else "all rows",
         **({"memory_lookback": task.memory_lookback} if task.memory_lookback else {}),
-        "horizon": task.horizon,
+        "horizon": horizon,
         "step": step,
         "windows": windows * len(series),
         **test.cutoffs,
@@ -138,11 +142,19 @@ def backtest(
         write_text(metrics, to_json(found))
 
     def model_of(own: str) -> SequenceModel:
-        return for_table(job.load(own, "forecast"), table, ends) if own else model
+        if not own:
+            return model
+        return reaching(own, for_table(job.load(own, "forecast"), table, ends), horizon)
 
     sources = {b.source or source for b in blocks}
     sums = identity(
-        source, [data_file(path)], batch_size=job.batch_size, quantiles=quantiles, windows=windows, step=step
+        source,
+        [data_file(path)],
+        batch_size=job.batch_size,
+        quantiles=quantiles,
+        windows=windows,
+        horizon=horizon,
+        step=step,
     )
     refits = [sha256(find(one) / "model.safetensors") for one in sorted(sources - {source})]
     write(
@@ -150,7 +162,7 @@ def backtest(
         lambda point: test.steps(point, model_of, job.batch_size),
         {**sums, "refits": " ".join(refits), "beside": " ".join(test.sums)},
         job=job,
-        template=lambda point: test.carried(begun(model, series)),
+        template=lambda point: test.carried(begun(model, series, ends)),
         at_end=measured,
     )
 
@@ -174,9 +186,9 @@ class _Block(NamedTuple):
     windows: int  # of all series
     source: str = ""  # the model, where it is not the one that was given
 
-    def items(self, series: list[Series], task: Any) -> SeriesWindows:
-        """Its windows of the series."""
-        return SeriesWindows(series, list(self.spans), task.before, task.horizon, self.step)
+    def items(self, series: list[Series], rows: int, horizon: int) -> SeriesWindows:
+        """Its windows of the series, each of ``rows`` before its origin and ``horizon`` behind it."""
+        return SeriesWindows(series, list(self.spans), rows, horizon, self.step)
 
 
 def _blocks(series: list[Series], horizon: int, windows: int, step: int, size: int) -> Iterator[_Block]:
@@ -235,6 +247,7 @@ class _Test:
     series: list[Series]
     blocks: list[_Block]
     columns: list[str]
+    horizon: int
     season: int
     sums: dict[str, Accuracy] = field(init=False)
     theta: tuple[int, int, Any] = (-1, -1, None)  # block, series, and the model fitted for them
@@ -246,7 +259,7 @@ class _Test:
         self.bands = _bands(levels) | {
             f"conformal_{name[3:]}": (name, f"hi-{name[3:]}") for name in task.names if name.startswith("lo-")
         }
-        size = (len(self.series), task.horizon, task.scale, levels)
+        size = (len(self.series), self.horizon, task.scale, levels)
         self.sums = {MODEL: Accuracy(*size, tuple(self.bands)), NAIVE: Accuracy(*size)}
         if baselines.has_statistical_model():
             self.sums[THETA] = Accuracy(*size)
@@ -256,15 +269,13 @@ class _Test:
     @property
     def rows(self) -> int:
         """Of the file of forecasts."""
-        return sum(b.windows for b in self.blocks) * self.task.horizon * len(self.task.channels)
+        return sum(b.windows for b in self.blocks) * self.horizon * len(self.task.channels)
 
     @property
     def cutoffs(self) -> dict[str, str]:
         """First and last row that a forecast has read."""
         first = (s.times[a - 1] for s, (a, _) in zip(self.series, self.blocks[0].spans, strict=True))
-        last = (
-            s.times[b - self.task.horizon - 1] for s, (_, b) in zip(self.series, self.blocks[-1].spans, strict=True)
-        )
+        last = (s.times[b - self.horizon - 1] for s, (_, b) in zip(self.series, self.blocks[-1].spans, strict=True))
         return {"first_cutoff": stamp(min(first)), "last_cutoff": stamp(max(last))}
 
     def steps(self, point: Point, model_of: Callable[[str], SequenceModel], batch_size: int) -> Steps:
@@ -281,7 +292,8 @@ class _Test:
             first += block.windows
 
     def _block(self, number: int, model: SequenceModel, first: int, point: Point, batch_size: int) -> Steps:
-        items, streams = self.blocks[number].items(self.series, self.task), begun(model, self.series)
+        items = self.blocks[number].items(self.series, self.task.before, self.horizon)
+        streams = begun(model, self.series, [first for first, _ in self.blocks[0].spans])
         within = point.done > first or point.inside > 0
         inner = point._replace(done=point.done - first, carried=point.carried[1] if within and point.carried else None)
 
@@ -304,12 +316,12 @@ class _Test:
                 **row_values(forecast, self.columns, h, c),
             }
             for c in range(len(s.columns))
-            for h, t in enumerate(range(origin, origin + self.task.horizon))
+            for h, t in enumerate(range(origin, origin + self.horizon))
         ]
 
     def _count(self, number: int, which: int, origin: int, forecast: dict[str, np.ndarray]) -> None:
         """Add the errors of a window of a block: the series, and the first row that is forecast."""
-        horizon = self.task.horizon
+        horizon = self.horizon
         s, future = self.series[which], slice(origin, origin + horizon)
         y = np.where(s.observed[future], s.target[future], np.nan)
         ends = [forecast[name] for pair in self.bands.values() for name in pair]
@@ -346,7 +358,7 @@ class _Test:
         """What a report draws beside the scores: forecasts of some series, and the surprise along the first."""
         channels = [(unique_id(s, c), s, c) for s in self.series for c in range(len(s.columns))]
         errors = [scores["mae"] for scores in self.sums[MODEL].by_series()]
-        found: dict[str, Any] = {"examples": forecast_examples(out, channels, errors, self.task.horizon)}
+        found: dict[str, Any] = {"examples": forecast_examples(out, channels, errors, self.horizon)}
         return found if self.task.reads == "window" else {**found, "surprise": _surprise(model, self.series[0])}
 
     def found(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series, quoted
 from titans_seq.data.series import SeriesTable, timed
-from titans_seq.data.sources import SeriesSource, moments
+from titans_seq.data.sources import SeriesSource, moments, own_moments
 from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
@@ -63,10 +63,10 @@ def predict(
         _must_stream(source, model)
     table = read_table(source, model, path, reading, task.before, known=state_in is not None, future=future)
     series, ahead = list(table.series), horizon or task.horizon
-    model = _reaching(source, for_table(model, table, [len(s) for s in series]), ahead)
+    model = reaching(source, for_table(model, table, [len(s) for s in series]), ahead)
     task = model.task
     must_reach(path, series, task.before)
-    streams, last = begun(model, series), {}
+    streams, last = begun(model, series, [len(s) for s in series]), {}
     if streams is not None:
         if state_in:
             last = _continue(streams, state_in, source, model, path, table)
@@ -152,12 +152,19 @@ def _must_stream(source: str, model: SequenceModel) -> None:
         )
 
 
-def begun(model: SequenceModel, series: list[Series]) -> Streams | None:
-    """Streams of series that begin; None where each window is read anew."""
+def begun(model: SequenceModel, series: list[Series], ends: list[int]) -> Streams | None:
+    """Streams of series that begin; None where each window is read anew.
+
+    Under a model that is for any table each begins with the scale of its own first rows, up to ``ends``.
+    """
     if model.task.reads != "stream":
         return None
     begin = initial_series(model)
-    return Streams(begin, [begin] * len(series), [0] * len(series))
+    states = [begin] * len(series)
+    if model.task.zero_shot:
+        own = (own_moments(s, end) for s, end in zip(series, ends, strict=True))
+        states = [begin._replace(running=model.head.initial_running(1, *each)) for each in own]
+    return Streams(begin, states, [0] * len(series))
 
 
 def _facts(model: SequenceModel, series: list[Series], ahead: int) -> dict[str, str]:
@@ -290,7 +297,7 @@ def for_table(model: SequenceModel, table: SeriesTable, ends: list[int]) -> Sequ
     return found.to(next(model.parameters()).device).eval()
 
 
-def _reaching(source: str, model: SequenceModel, ahead: int) -> SequenceModel:
+def reaching(source: str, model: SequenceModel, ahead: int) -> SequenceModel:
     """The model with the intervals of so many rows: beyond its horizon none was calibrated."""
     task = model.task
     if ahead > task.horizon:

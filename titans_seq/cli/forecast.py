@@ -27,6 +27,9 @@ Table = Annotated[
     str, typer.Argument(help="CSV, TSV, Parquet or .tsf: wide (date, a, b), long (unique_id, ds, y) or a series a row.")
 ]
 Out = Annotated[Path, typer.Option(help="File to write: .csv .tsv .jsonl .parquet")]
+Horizon = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="Rows to forecast, if not as many as in training.")
+]
 Quantiles = Annotated[str | None, typer.Option(help="Quantiles to write, such as 0.1,0.5,0.9; all if not given.")]
 
 
@@ -195,9 +198,7 @@ def predict(
     future: Annotated[
         str | None, typer.Option(help="Table of covariates known beforehand, of the rows to be forecast.")
     ] = None,
-    horizon: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Rows to forecast, if not as many as in training.")
-    ] = None,
+    horizon: Horizon = None,
     quantiles: Quantiles = None,
     state_in: StateIn = None,
     state_out: StateOut = None,
@@ -237,6 +238,7 @@ def backtest(
     table: Table,
     windows: Annotated[int, typer.Option(min=1, help="Forecast origins, the last one a horizon before the end.")],
     out: Out,
+    horizon: Horizon = None,
     step: Annotated[
         int | None, typer.Option(min=1, help="Rows from one origin to the next; the horizon if not given.")
     ] = None,
@@ -267,6 +269,7 @@ def backtest(
         out,
         quantiles=quantiles,
         windows=windows,
+        horizon=horizon,
         step=step,
         refit=None if refit == "never" else int(refit),
         metrics=metrics,

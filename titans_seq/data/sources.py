@@ -378,10 +378,15 @@ def moments(rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(np.nanmean(rows, axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist())
 
 
+def own_moments(series: Series, end: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`moments` of a series' own first ``end`` rows; 0 and 1 of a channel that these do not tell."""
+    known = np.isfinite(series.target[:end]).any(0)
+    return moments(np.where(known, series.target[:end], 0.0))
+
+
 def standardised(series: Series, end: int) -> Series:
     """The series in units of its own first ``end`` rows; a channel that these do not tell stays as it is."""
-    known = np.isfinite(series.target[:end]).any(0)
-    location, scale = moments(np.where(known, series.target[:end], 0.0))
+    location, scale = own_moments(series, end)
     return replace(series, target=(series.target - np.array(location)) / np.array(scale))
 
 

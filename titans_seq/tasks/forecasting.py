@@ -241,10 +241,18 @@ class StreamHead(nn.Module):
         self.beside = Beside(task)
         self.ahead = Ahead(width, task.known, width, apart * task.output.numbers) if task.known else None
 
-    def initial_running(self, batch: int) -> Tensor:
-        """Running count, sum and sum of squares (B, 3, C) before any row: a patch of the training rows' moments."""
-        prior = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64, device=self.location.device)
-        return self.task.patch * prior[:, None].expand(batch, 3, self.channels)
+    def initial_running(self, batch: int, location: Any = None, scale: Any = None) -> Tensor:
+        """Running count, sum and sum of squares (B, 3, C) before any row: a patch of the training rows' moments.
+
+        A series of another scale begins with its own ``location`` and ``scale``, (C,) each in the data's units.
+        """
+        mean = torch.zeros(self.channels, dtype=torch.float64, device=self.location.device)
+        deviation = torch.ones_like(mean)
+        if location is not None:
+            mean = (mean.new_tensor(location) - self.location) / self.scale
+            deviation = mean.new_tensor(scale) / self.scale
+        prior = torch.stack([torch.ones_like(mean), mean, mean.square() + deviation.square()])
+        return self.task.patch * prior.expand(batch, 3, self.channels)
 
     def scaled(
         self, values: Tensor, seen: Tensor, running: Tensor, static: Tensor | None = None
