@@ -16,7 +16,7 @@ import pytest
 from titans_seq.resources import DATA, card, data_file
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("common", "classification", "gue", "genomic_benchmarks", "genomes", "chromosome")
+SCRIPTS = ("common", "classification", "gue", "genomic_benchmarks", "genomes", "chromosome", "zero_shot")
 REGION, RECORD = "sample:ecoli_region/region.fa.gz", "U00096.3:1-400000"
 TINY = "width: 16\ndepth: 1\nheads: 2\n"
 
@@ -220,6 +220,59 @@ def test_regions_of_genomes_do_not_meet(script: Script) -> None:
                 region.record == h.record and h.start <= region.start and (h.end is None or region.end <= h.end)
                 for h in held
             )
+
+
+# --- zero-shot forecasts
+
+
+def test_forecasts_zero_shot_fine_tuned_and_from_scratch(
+    script: Script, titans: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    general, table = tmp_path / "general", tmp_path / "table.csv"
+    rows = [f"2024-01-{1 + h // 24:02} {h % 24:02}:00,{h % 24 + h % 7},{h * 7 % 25}" for h in range(300)]
+    table.write_text("\n".join(["ds,a,b", *rows, ""]))
+    sizes = ["--set", "task.reads=stream", "--set", "task.patch=4", "--lookback", 16, "--set", "backbone.width=16"]
+    tiny = [*sizes, "--set", "backbone.depth=1", "--set", "training.steps=1", "--set", "task.zero_shot=true"]
+    titans("forecast", "train", "synthetic:0/3/100", "--horizon", 8, "--out", general, *tiny, "--quiet")
+
+    def run(*options: Any) -> None:
+        zero_shot = script("zero_shot", "--model", general, "--steps", 1, *options)
+        toy = zero_shot.Set("toy", 6, 2, {}, lookback=16, validation=20)
+        monkeypatch.setattr(zero_shot, "SETS", {"toy": toy, "short": toy._replace(lookback=None)})
+        monkeypatch.setattr(zero_shot.Job, "table", lambda job: str(table))
+        zero_shot.main()
+
+    run("--starts", "zero-shot")
+    assert list(kept(tmp_path, "zero_shot")) == ["toy, zero-shot", "short, zero-shot"]
+    run()
+    rows = kept(tmp_path, "zero_shot")
+    assert list(rows)[2:] == ["toy, fine-tuned", "toy, from scratch"]
+    assert len({row["seasonal_naive"]["mase"] for row in rows.values()}) == 1, "one protocol"
+    assert all(row["protocol"]["horizon"] == 6 and row["protocol"]["windows"] == 2 for row in rows.values())
+    assert not any(row["protocol"]["seen_in_training"] for row in rows.values())
+    text = (tmp_path / "out" / "zero_shot.md").read_text()
+    assert "**mean ratio** of 2 sets" in text and "**mean rank** of 1 sets" in text and str(tmp_path) not in text
+    run("--rates", "1e-3", "--sets", "toy", "--starts", "fine-tuned")
+    tried = kept(tmp_path, "zero_shot_rates")
+    assert list(tried) == ["toy, fine-tuned, rate 0.001"]
+    assert not any("seasonal_naive" in row for row in tried.values())
+
+
+def test_summaries_of_sets(script: Script) -> None:
+    zero_shot = script("zero_shot")
+    sets = [{"seasonal naive": 1.0, "zero-shot": 0.5}, {"seasonal naive": 1.0, "zero-shot": 2.0}]
+    found = zero_shot.summary(sets, ("seasonal naive", "zero-shot"))
+    assert found["mean"] == {"seasonal naive": 1.0, "zero-shot": 1.25}
+    assert found["mean ratio"]["zero-shot"] == pytest.approx(1.0) and found["mean rank"]["zero-shot"] == 1.5
+
+
+@real_data
+def test_m4_is_joined_as_its_makers_cut_it(script: Script, tmp_path: Path) -> None:
+    zero_shot = script("zero_shot")
+    rows = zero_shot.joined(Path(os.environ[DATA]) / "timeseries/m4", tmp_path / "m4.csv").read_text().splitlines()
+    first = [row.split(",") for row in rows if row.startswith("H1,")]
+    assert len({row.partition(",")[0] for row in rows[1:]}) == 414
+    assert len(first) == 748 and first[0][1:] == ["2000-01-01T00:00:00", "605"] and first[700][2] == "619"
 
 
 # --- a chromosome as a stream
