@@ -29,7 +29,7 @@ from titans_seq.resources import data_file
 ZERO_SHOT, TUNED, SCRATCH = STARTS = ("zero-shot", "fine-tuned", "from scratch")
 RATES = {TUNED: 5e-4, SCRATCH: 2e-3}
 TRAINING = {"steps": 200, "warmup": 0.1, "validate_every": 50}
-LOOKBACK = 512
+LOOKBACK = 504
 
 
 class Set(NamedTuple):
@@ -56,7 +56,7 @@ SETS = {
     "Beijing PM2.5": Set("science/beijing_pm25.csv.gz", 24, 30, {"target": ("pm2.5",)}),
     "Victoria electricity": Set("panel/vic_elec_30min.parquet", 48, 20, {"target": ("y",)}),
     "PJM electricity": Set("energy/pjm_in_zone.csv.gz", 24, 20, {}),
-    "M4 hourly": Set("m4/Hourly-train.csv.gz", 48, 1, {}, lookback=256, validation=96),
+    "M4 hourly": Set("m4/Hourly-train.csv.gz", 48, 1, {}, lookback=240, validation=96),
     "Melbourne temperature": Set("science/melbourne_min_temp.csv.gz", 28, 12, {}),
     "hospital": Set("monash/hospital_dataset.tsf.gz", 12, 1, {}, lookback=None),
 }

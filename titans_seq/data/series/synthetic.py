@@ -216,12 +216,21 @@ def _seasons(rng: Generator, rows: int) -> np.ndarray:
     return np.sum([w * season(rng, rows, _log_uniform(rng, *PERIODS)) for w in weights], 0)
 
 
+def level(rng: Generator, rows: int) -> np.ndarray:
+    """A level that wanders, over some seasons rather than all rows, as a unit process; at times it stays."""
+    form = rng.random()
+    if form < 0.3:
+        return np.zeros(rows)
+    return unit(random_walk(rng, rows) if form < 0.6 else _smooth(rng, rows, _log_uniform(rng, 10, rows / 3)))
+
+
 def seasonal(rng: Generator, rows: int) -> np.ndarray:
-    """Trend, seasons whose strength may drift, and noise, in a sum or a product."""
+    """Trend, level, seasons whose strength may drift, and noise, in a sum or a product."""
     values = unit(_seasons(rng, rows))
     if rng.random() < 0.4:
         values = values * (1 + rng.uniform(0.1, 0.5) * unit(_smooth(rng, rows, _log_uniform(rng, 50, rows))))
-    values = values + _log_uniform(rng, 0.1, 2) * trend(rng, rows) + _log_uniform(rng, 0.03, 1.5) * _noise(rng, rows)
+    values = values + _log_uniform(rng, 0.1, 2) * trend(rng, rows) + _log_uniform(rng, 0.1, 3) * level(rng, rows)
+    values = values + _log_uniform(rng, 0.02, 1) * _noise(rng, rows)
     return np.exp(rng.uniform(0.2, 0.8) * unit(values)) if rng.random() < 0.3 else values
 
 
@@ -269,13 +278,13 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "seasonal": Kind(0.40, seasonal),
-    "kernels": Kind(0.22, kernels),
+    "seasonal": Kind(0.46, seasonal),
+    "kernels": Kind(0.20, kernels),
     "shifts": Kind(0.08, shifts),
-    "regimes": Kind(0.06, regimes),
-    "autoregressive": Kind(0.08, autoregressive),
+    "regimes": Kind(0.05, regimes),
+    "autoregressive": Kind(0.06, autoregressive),
     "random_walk": Kind(0.06, random_walk),
-    "heteroscedastic": Kind(0.04, heteroscedastic),
+    "heteroscedastic": Kind(0.03, heteroscedastic),
     "intermittent": Kind(0.06, intermittent),
 }
 
