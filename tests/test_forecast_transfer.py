@@ -72,8 +72,8 @@ def test_a_series_is_forecast_in_its_own_scale_whatever_stands_beside_it(
         given = ["--out", tmp_path / f"f{name}.csv", "--quiet"]
         titans("forecast", "predict", general, tmp_path / f"{name}.csv", *given)
         found[name] = pl.read_csv(tmp_path / f"f{name}.csv")["mean"][-4:].to_numpy()
-    # windows are read in single precision in units of the table, here of 5,000; 1e-3 was measured
-    np.testing.assert_allclose(found["beside"], found["alone"], atol=0.01 * small.std())
+    # windows are read in single precision in units of the table, here 2,000 times the series'; 4e-4 was measured
+    np.testing.assert_allclose(found["beside"], found["alone"], atol=2e-3 * small.std())
 
 
 def test_a_model_for_any_table_has_no_state_and_no_covariates(
