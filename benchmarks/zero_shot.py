@@ -24,7 +24,7 @@ from common import Row, explained, measured_when, parsed, parser_of, results, ro
 from titans_seq.backtest import MODEL, NAIVE, THETA, backtest
 from titans_seq.bench.results import markdown
 from titans_seq.checkpoint import load_config
-from titans_seq.resources import data_file
+from titans_seq.resources import PREFIXES, data_file
 
 ZERO_SHOT, TUNED, SCRATCH = STARTS = ("zero-shot", "fine-tuned", "from scratch")
 RATES = {TUNED: 5e-4, SCRATCH: 2e-3}
@@ -45,18 +45,20 @@ class Set(NamedTuple):
 
 
 SETS = {
-    "ETTh1": Set("ltsf/ETTh1.csv.gz", 48, 20, {}, batch=4),
-    "ETTm1": Set("ltsf/ETTm1.csv.gz", 96, 20, {}, batch=4),
-    "Jena weather": Set("ltsf/weather.csv.gz", 96, 10, {"missing": ("-9999",), "on_duplicate": "first"}, batch=2),
+    "ETTh1": Set("card:ett/ETTh1.csv.gz", 48, 20, {}, batch=4),
+    "ETTm1": Set("card:ett/ETTm1.csv.gz", 96, 20, {}, batch=4),
+    "Jena weather": Set(
+        "card:jena_weather/weather.csv.gz", 96, 10, {"missing": ("-9999",), "on_duplicate": "first"}, batch=2
+    ),
     "New York weather": Set("sample:new_york_weather/weather.csv.gz", 24, 30, {}, batch=4),
     "metro traffic": Set(
         "transport/metro_traffic_volume_hourly.csv.gz", 48, 20, {"target": ("traffic_volume",), "on_duplicate": "first"}
     ),
     "New York taxi": Set("transport/nyc_taxi_30min.csv.gz", 48, 20, {}),
     "Beijing PM2.5": Set("science/beijing_pm25.csv.gz", 24, 30, {"target": ("pm2.5",)}),
-    "Victoria electricity": Set("panel/vic_elec_30min.parquet", 48, 20, {"target": ("y",)}),
+    "Victoria electricity": Set("card:vic_elec/vic_elec_30min.parquet", 48, 20, {"target": ("y",)}),
     "PJM electricity": Set("energy/pjm_in_zone.csv.gz", 24, 20, {}),
-    "M4 hourly": Set("m4/Hourly-train.csv.gz", 48, 1, {}, lookback=240, validation=96),
+    "M4 hourly": Set("card:m4_hourly/Hourly-train.csv.gz", 48, 1, {}, lookback=240, validation=96),
     "Melbourne temperature": Set("science/melbourne_min_temp.csv.gz", 28, 12, {}),
     "hospital": Set("monash/hospital_dataset.tsf.gz", 12, 1, {}, lookback=None),
 }
@@ -85,9 +87,9 @@ class Job(NamedTuple):
     def table(self) -> str:
         """The file of the set."""
         if self.name == "M4 hourly":
-            return str(joined(self.options.data / "timeseries/m4", self.options.work / "m4_hourly.csv"))
+            return str(joined(self.options.work / "m4_hourly.csv"))
         file = self.set.file
-        return str(data_file(file if file.startswith("sample:") else self.options.data / "timeseries" / file))
+        return str(data_file(file if file.startswith(PREFIXES) else self.options.data / "timeseries" / file))
 
     def settings(self) -> Row:
         """What decides the row, without folders of this machine."""
@@ -147,13 +149,13 @@ class Job(NamedTuple):
         }
 
 
-def joined(folder: Path, out: Path) -> Path:
+def joined(out: Path) -> Path:
     """M4's official training and test rows below one another, as a long table of hours."""
     if out.exists():
         return out
     series: dict[str, list[str]] = {}
     for part in ("train", "test"):
-        with gzip.open(folder / f"Hourly-{part}.csv.gz", "rt", newline="") as file:
+        with gzip.open(data_file(f"card:m4_hourly/Hourly-{part}.csv.gz"), "rt", newline="") as file:
             for name, *values in list(csv.reader(file))[1:]:
                 series.setdefault(name, []).extend(value for value in values if value not in ("", "NA"))
     hours = np.datetime_as_string(
