@@ -1,5 +1,6 @@
 """What tests through the command line share: a caller, tiny data and tiny models, each made once."""
 
+import functools
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import typer.testing
 from click.testing import Result
 from hypothesis import settings
 from typer.testing import CliRunner
@@ -19,6 +21,8 @@ Call = Callable[..., Result]
 
 settings.register_profile("any machine", deadline=None)  # what a test takes depends on what else runs
 settings.load_profile("any machine")
+# typer builds the tree of all commands for every call of one, which takes longer than a small command
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +38,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_power_cut() -> Iterator[None]:
+    """What is flushed outlives the machine, and tests do not: they kill processes at most. That it is, tests count."""
+    fsync, os.fsync = os.fsync, lambda handle: None
+    yield
+    os.fsync = fsync
 
 
 def call(*arguments: Any, code: int = 0, stdin: str | bytes | None = None) -> Result:

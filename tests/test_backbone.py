@@ -17,7 +17,7 @@ from titans_seq.embedding import VOCABULARY, A, Kmers, N, Nucleotides, Patches
 from titans_seq.errors import ModelError
 from titans_seq.memory import MemoryConfig, NeuralMemory
 from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
-from titans_seq.miras.bias import BIASES, L2, Bias
+from titans_seq.miras.bias import BIASES, L2
 from titans_seq.miras.structure import MLP, STRUCTURES, Vector
 from titans_seq.ops.memory_scan import ScanState, memory_scan
 
@@ -160,21 +160,32 @@ def test_a_config_that_cannot_be_is_refused(settings: dict[str, Any], message: s
 
 # what it must survive: 100,000 tokens in which nothing, or hardly anything, happens
 
-TOKENS, PART = 100_000, 4_096
-SURVIVORS: list[BackboneConfig] = [
-    *(
-        BackboneConfig(width=16, heads=4, depth=1, block=LMM(), memory=MemoryConfig(structure=structure))
-        for structure in (*(structure() for structure in STRUCTURES), MLP(norm=True), MLP(depth=3))
-    ),
-    *(
-        BackboneConfig(width=16, heads=4, depth=1, block=block)
-        for block in (MAC(segment=128), MAG(window=32), MAL(window=32), AttentionOnly(window=32))
-    ),
+TOKENS, FEWER, PART = 100_000, 20_000, 4_096
+HARDENED = BackboneConfig(width=16, heads=4, depth=1, block=LMM())
+MEMORIES = [
+    HARDENED.model_copy(update={"memory": MemoryConfig(structure=structure)})
+    for structure in (*(structure() for structure in STRUCTURES), MLP(norm=True), MLP(depth=3))
 ]
-assert {type(config.block) for config in SURVIVORS} == set(BLOCKS)
-every_survivor = pytest.mark.parametrize(
-    "config", SURVIVORS, ids=lambda c: "-".join(map(str, (c.block.kind, *c.memory.structure.model_dump().values())))
-)
+AROUND = [
+    HARDENED.model_copy(update={"block": block})
+    for block in (MAC(segment=128), MAG(window=32), MAL(window=32), AttentionOnly(window=32))
+]
+BIASED = [HARDENED.model_copy(update={"memory": MemoryConfig(bias=bias())}) for bias in BIASES if bias is not L2]
+assert {type(config.block) for config in (HARDENED, *AROUND)} == set(BLOCKS)
+
+
+def survivors(whole: list[BackboneConfig], fewer: list[BackboneConfig]) -> pytest.MarkDecorator:
+    """Some that read 100,000 tokens always, and some that read a fifth of them outside of ``make soak``."""
+    cases = [*((config, TOKENS) for config in whole), *((config, FEWER) for config in fewer)]
+    long = [pytest.param(config, TOKENS, marks=pytest.mark.soak) for config in fewer]
+    return pytest.mark.parametrize(("config", "tokens"), [*cases, *long], ids=survivor)
+
+
+def survivor(value: BackboneConfig | int) -> str:
+    if isinstance(value, int):
+        return str(value)
+    memory = value.memory
+    return "-".join(map(str, (value.block.kind, memory.bias.kind, *memory.structure.model_dump().values())))
 
 
 def harden(backbone: Backbone) -> None:
@@ -243,33 +254,27 @@ def assert_survives(backbone: Backbone, stream: Tensor) -> None:
                 assert (late > 0.1 * fresh).all() and (fresh > 0).all()  # 0.36 measured, 0.14 in the soak test
 
 
-def still_sequences() -> Tensor:
+def still_sequences(tokens: int) -> Tensor:
     """One base; period 3; N: (3, T)."""
-    time = torch.arange(TOKENS)
+    time = torch.arange(tokens)
     return torch.stack([torch.full_like(time, A), time % 3, torch.full_like(time, N)])
 
 
-@every_survivor
-def test_100_000_tokens_of_hardly_anything_are_survived(config: BackboneConfig) -> None:
-    assert_survives(Backbone(config), still_sequences())
+@survivors(MEMORIES, [*AROUND, *BIASED])
+def test_tokens_of_hardly_anything_are_survived(config: BackboneConfig, tokens: int) -> None:
+    assert_survives(Backbone(config), still_sequences(tokens))
 
 
-@pytest.mark.parametrize("bias", [bias() for bias in BIASES if bias is not L2], ids=lambda bias: bias.kind)
-def test_every_bias_survives_100_000_tokens_of_hardly_anything(bias: Bias) -> None:
-    memory = MemoryConfig(bias=bias)
-    assert_survives(Backbone(BackboneConfig(width=16, heads=4, depth=1, block=LMM(), memory=memory)), still_sequences())
-
-
-@every_survivor
-def test_100_000_patches_of_a_constant_series_are_survived(config: BackboneConfig) -> None:
+@survivors(MEMORIES, AROUND)
+def test_patches_of_a_constant_series_are_survived(config: BackboneConfig, tokens: int) -> None:
     """The constants 0, 1, -1000, each patch its values and their marks of observation."""
     backbone = Backbone(config.model_copy(update={"embedding": Patches(features=4)}))
     patches = torch.tensor([[value, value, 1.0, 1.0] for value in (0.0, 1.0, -1000.0)])
-    assert_survives(backbone, patches[:, None].expand(-1, TOKENS, -1))
+    assert_survives(backbone, patches[:, None].expand(-1, tokens, -1))
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("structure", [config.memory.structure for config in SURVIVORS[: len(STRUCTURES) + 2]], ids=str)
+@pytest.mark.parametrize("structure", [config.memory.structure for config in MEMORIES], ids=str)
 @pytest.mark.parametrize(
     "block",
     [MAC(segment=64), MAC(segment=128, mode="paper", persistent=0), MAG(window=1), MAL(persistent=40)],
@@ -278,7 +283,7 @@ def test_100_000_patches_of_a_constant_series_are_survived(config: BackboneConfi
 def test_every_block_survives_with_every_structure(block: BlockConfig, structure: Any) -> None:
     """Two blocks deep, so that the second reads what the first made of nothing."""
     config = BackboneConfig(width=16, heads=4, depth=2, block=block, memory=MemoryConfig(structure=structure))
-    assert_survives(Backbone(config), still_sequences())
+    assert_survives(Backbone(config), still_sequences(TOKENS))
 
 
 def test_slopes_go_back_no_further_than_they_are_truncated() -> None:
@@ -300,29 +305,36 @@ def test_slopes_go_back_no_further_than_they_are_truncated() -> None:
         assert torch.equal(backbone(x)[0], whole)
 
 
-@every_config
-def test_a_state_outlives_its_process(config: BackboneConfig, tmp_path: Path) -> None:
-    """Saved, the process ended, loaded by another: the bits of the process that went on."""
-    backbone, x = backbone_and_input(config)
-    _, state = backbone(x[:, :16])
-    torch.save(backbone.state_dict(), tmp_path / "weights")
-    torch.save(x[:, 16:], tmp_path / "rest")
-    (tmp_path / "config").write_text(config.model_dump_json())
-    save_state(state, tmp_path / "state")
-    script = """
+OTHER_PROCESS = """
 import sys, torch
 from pathlib import Path
 from titans_seq.backbone import Backbone, BackboneConfig
 from titans_seq.memory_state import load_state
-folder, threads = Path(sys.argv[1]), int(sys.argv[2])
-torch.set_num_threads(threads)
-backbone = Backbone(BackboneConfig.model_validate_json((folder / "config").read_text())).double()
-backbone.load_state_dict(torch.load(folder / "weights"))
-state = load_state(folder / "state", backbone.initial_state(2))
-torch.save(backbone(torch.load(folder / "rest"), state)[0].detach(), folder / "y")
+torch.set_num_threads(int(sys.argv[1]))
+for folder in map(Path, sys.argv[2:]):
+    backbone = Backbone(BackboneConfig.model_validate_json((folder / "config").read_text())).double()
+    backbone.load_state_dict(torch.load(folder / "weights"))
+    state = load_state(folder / "state", backbone.initial_state(2))
+    torch.save(backbone(torch.load(folder / "rest"), state)[0].detach(), folder / "y")
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), str(torch.get_num_threads())], check=True)
-    assert torch.equal(torch.load(tmp_path / "y"), backbone(x[:, 16:], state)[0])
+
+
+def test_a_state_outlives_its_process(tmp_path: Path) -> None:
+    """Saved, the process ended, loaded by another: the bits of the process that went on."""
+    expected = {}
+    for number, config in enumerate(CONFIGS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        backbone, x = backbone_and_input(config)
+        _, state = backbone(x[:, :16])
+        torch.save(backbone.state_dict(), folder / "weights")
+        torch.save(x[:, 16:], folder / "rest")
+        (folder / "config").write_text(config.model_dump_json())
+        save_state(state, folder / "state")
+        expected[folder] = backbone(x[:, 16:], state)[0]
+    subprocess.run([sys.executable, "-c", OTHER_PROCESS, str(torch.get_num_threads()), *expected], check=True)
+    for folder, y in expected.items():
+        assert torch.equal(torch.load(folder / "y"), y), folder
 
 
 @pytest.mark.soak

@@ -160,25 +160,23 @@ def test_folders_that_people_edit_are_no_packages(kind: str) -> None:
     assert not list((ROOT / kind).rglob("__init__.py"))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    ["--version", "--help", "genomics --help", "genomics predict --help", "forecast train --help", "doctor --help"],
-)
-def test_help_imports_nothing_heavy(arguments: str) -> None:
+def test_help_imports_nothing_heavy() -> None:
     program = """
 import sys
 from titans_seq.cli import main
-heavy, sys.argv = sys.argv[1].split(","), ["titans-seq", *sys.argv[2:]]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-print("HEAVY", sorted(set(heavy) & set(sys.modules)))
+heavy = set(sys.argv[1].split(","))
+for words in sys.argv[2:]:
+    sys.argv = ["titans-seq", *words.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+    assert not heavy & set(sys.modules), (words, heavy & set(sys.modules))
 """
-    command = [sys.executable, "-c", program, ",".join(HEAVY), *arguments.split()]
+    commands = ["--version", "--help", "genomics --help", "genomics predict --help", "forecast train --help"]
+    command = [sys.executable, "-c", program, ",".join(HEAVY), *commands, "doctor --help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith("HEAVY []"), done.stdout
 
 
 def test_public_names() -> None:

@@ -31,7 +31,7 @@ from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
 
 SIZE = 64  # bases a block
-LENGTHS = [10, 64, 3, 700, 65, 64, 1, 0, 33, 129, 40, 40]  # records within one block, of one, and of several
+LENGTHS = [10, 64, 3, 400, 65, 64, 1, 0, 33, 129, 40, 40]  # records within one block, of one, and of several
 # float32 sums run in another order when batches and blocks have other sizes; the largest difference that the
 # tests below measured is 3e-7 of a probability, and 2e-6 bits
 TOLERANCE = 1e-5
@@ -47,10 +47,10 @@ BLOCKS = {
 TASKS = {"classification": Classification(classes=("a", "b")), "language": LanguageModel()}
 
 
-def make(block: Any = BLOCKS["mag"], task: Any = TASKS["classification"]) -> SequenceModel:
+def make(block: Any = BLOCKS["mag"], task: Any = TASKS["classification"], **backbone: Any) -> SequenceModel:
     torch.manual_seed(0)
-    config = BackboneConfig(width=16, depth=2, heads=2, block=block, memory=MemoryConfig(chunk_size=16))
-    return SequenceModel(config, task).eval()
+    given = {"width": 16, "depth": 2, "heads": 2, "memory": MemoryConfig(chunk_size=16), **backbone}
+    return SequenceModel(BackboneConfig(block=block, **given), task).eval()
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_from_every_point_a_resume_gives_the_same_bytes(fasta: Path, tmp_path: P
             kept.append(Path(shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-{len(kept)}"))))
 
     write(model, fasta, out, watch=photograph)
-    assert len(kept) > 15, "also inside long records"
+    assert len(kept) > 12, "also inside long records"
     for number, folder in enumerate(kept):
         with (folder / "out.csv.part").open("ab") as torn:
             torn.write(b'{"id": "r9", "lab' if number % 2 else b"")  # rows after the point, and a torn one
@@ -419,7 +419,7 @@ def peak() -> int:
 
 
 def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path: Path) -> None:
-    model = make(LMM())
+    model = make(LMM(), depth=1, memory=MemoryConfig(chunk_size=128))
 
     def read(bases: int) -> None:
         file = tmp_path / "x.fa"

@@ -20,36 +20,42 @@ def bases(count: int, seed: int) -> str:
     return "".join(Random(seed).choices("ACGT", k=count))
 
 
-@pytest.fixture
-def place(titans: Any, tiny: Any, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with everything that the examples name; what they train is tiny, and trained for one step."""
+@pytest.fixture(scope="module")
+def files(titans: Any, tiny: Any, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the examples name."""
+    folder = tmp_path_factory.mktemp("files")
     chromosome = bases(6000, 0)
-    (tmp_path / "genome.fa.gz").write_bytes(gzip.compress(f">chr20\n{chromosome}\n".encode()))
-    (tmp_path / "genes.fa").write_text(f">g1\n{bases(90, 1)}\n>g2\n{bases(60, 2)}\n")
+    (folder / "genome.fa.gz").write_bytes(gzip.compress(f">chr20\n{chromosome}\n".encode()))
+    (folder / "genes.fa").write_text(f">g1\n{bases(90, 1)}\n>g2\n{bases(60, 2)}\n")
     lines = tiny.table.read_text().splitlines()
     for name, rows in (("train.csv", lines[1:]), ("test.csv", lines[9:])):
-        (tmp_path / name).write_text("\n".join([lines[0], *rows, ""]))
-    (tmp_path / "clean.csv").write_text("id\n1\n2\n5\n6\n")
+        (folder / name).write_text("\n".join([lines[0], *rows, ""]))
+    (folder / "clean.csv").write_text("id\n1\n2\n5\n6\n")
     places = [("chr20", i * 600, i * 600 + 60, "ab"[i % 2]) for i in range(10)]
-    (tmp_path / "peaks.bed").write_text("".join(f"{c}\t{s}\t{e}\t{n}\n" for c, s, e, n in places))
+    (folder / "peaks.bed").write_text("".join(f"{c}\t{s}\t{e}\t{n}\n" for c, s, e, n in places))
     table = ["chrom,start,end,label", *(f"{c},{s},{e},{n}" for c, s, e, n in places)]
-    (tmp_path / "peaks.csv").write_text("\n".join([*table, ""]))
+    (folder / "peaks.csv").write_text("\n".join([*table, ""]))
     other = "A" if chromosome[499] != "A" else "C"
     head = "##fileformat=VCFv4.3\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
     vcf = f"{head}20\t500\t.\t{chromosome[499]}\t{other}\t.\t.\t.\n"
-    (tmp_path / "patients.vcf.gz").write_bytes(gzip.compress(vcf.encode()))
+    (folder / "patients.vcf.gz").write_bytes(gzip.compress(vcf.encode()))
     times = [datetime(2024, 1, 1) + timedelta(hours=i) for i in range(800)]
-    (tmp_path / "sensors.csv").write_text(
+    (folder / "sensors.csv").write_text(
         "\n".join(["date,a,b", *(f"{t},{i % 7}.5,{i % 5}" for i, t in enumerate(times)), ""])
     )
-    titans("genomics", "audit", tmp_path / "train.csv", "--out", tmp_path / "audit.json")
+    titans("genomics", "audit", folder / "train.csv", "--out", folder / "audit.json")
     for name, run in (("genome", models.language), ("promoters", models.classifier), ("sensors", models.wide)):
-        shutil.copytree(run, tmp_path / "runs" / name)
-
+        shutil.copytree(run, folder / "runs" / name)
     for part in ("1/2", "2/2"):
-        whole = [tmp_path / "runs" / "promoters", tmp_path / "genes.fa", "--out", tmp_path / "predictions.tsv"]
+        whole = [folder / "runs" / "promoters", folder / "genes.fa", "--out", folder / "predictions.tsv"]
         titans("genomics", "predict", *whole, "--shard", part)
+    return folder
 
+
+@pytest.fixture
+def place(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a copy of these files; what examples train is tiny, and trained for one step."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     build = recipe.build
 
     def small(content: dict[str, Any], settings: Any = (), *name: str) -> Any:

@@ -62,7 +62,8 @@ def test_gradients_agree_with_finite_differences(decay: str, steps: int, backend
     def scan(*values: Tensor) -> tuple[Tensor, ...]:
         return tuple(p._replace(**dict(zip(names, values, strict=True))).run(backend).values())
 
-    assert torch.autograd.gradcheck(scan, tuple(leaf.requires_grad_() for leaf in p.leaves().values()))
+    leaves = tuple(leaf.requires_grad_() for leaf in p.leaves().values())
+    assert torch.autograd.gradcheck(scan, leaves, fast_mode=True)  # along a random direction
 
 
 @pytest.mark.parametrize("backend", PLAIN)

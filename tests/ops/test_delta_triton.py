@@ -58,7 +58,7 @@ def test_kernels_on_a_gpu_are_the_printed_recurrence(dtype: torch.dtype, erases:
 @pytest.mark.parametrize("erases", [False, True], ids=["adds", "erases"])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_decays_of_nothing_and_of_everything(dtype: torch.dtype, erases: bool) -> None:
-    p = drawn("head", erases, 130, 32, torch.float32, ends=True)
+    p = drawn("head", erases, 66, 32, torch.float32, ends=True)
     p = p.to(dtype)._replace(log_decay=p.log_decay)  # decays stay float32
     found = p.all("triton")
     same(found, p.to(torch.float64).all("reference"), TOLERANCE[dtype])
@@ -71,7 +71,7 @@ def test_any_split_of_the_stream_is_one_pass() -> None:
 
 
 def test_values_may_be_wider_than_keys_and_a_token_may_have_an_axis_of_one_key() -> None:
-    p = problem("head", True, 1, 70, (2, 1, 32, 64)).to(DEVICE, torch.float32)
+    p = problem("head", True, 1, 20, (2, 1, 32, 64)).to(DEVICE, torch.float32)
     expected = p.all("triton")
     same(expected, p.to(torch.float64).all("reference"), TOLERANCE[torch.float32])
     with_axis = p._replace(**{name: part[..., None, :] for name, part in p.leaves().items() if name in "kvab"})
@@ -119,7 +119,7 @@ def slopes(p: Problem, compiled: bool = False, checkpointed: bool = False) -> li
 
 
 def test_a_compiled_graph_does_not_break_and_a_checkpoint_runs_again() -> None:
-    p = drawn("head", True, 70, 32, torch.float32)
+    p = drawn("head", True, 20, 32, torch.float32)
     expected = slopes(p)
     for found in (slopes(p, compiled=True), slopes(p, checkpointed=True)):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -101,7 +101,7 @@ def test_gradients_agree_with_finite_differences(structure: Layers, backend: Bac
         )
         return tuple(part for name, part in moved.run((), (backend,)).items() if name != "offset")
 
-    assert torch.autograd.gradcheck(scan, tuple(leaves.values()))
+    assert torch.autograd.gradcheck(scan, tuple(leaves.values()), fast_mode=True)  # along a random direction
 
 
 PRINTED = Momentum(normalised=False)
@@ -240,14 +240,14 @@ def test_a_memory_that_neither_learns_nor_forgets_stays_as_it_is(structure: Laye
 @pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
 def test_gates_at_the_ends_of_their_range_are_exact(structure: Layers, retention: Retention) -> None:
     """α of 0 and 1 and η of 0 have no finite log, yet values and gradients are those of the recurrence."""
-    ours, theirs = (problem(structure, length=40, chunk_size=16, retention=retention) for _ in range(2))
+    ours, theirs = (problem(structure, length=21, chunk_size=8, retention=retention) for _ in range(2))
     with torch.no_grad():
         for p in (ours, theirs):
             assert p.eta is not None
             if p.alpha is not None:
                 p.alpha[:, :, ::5], p.alpha[:, :, 3::7] = 0, 1
-                p.alpha[:, :, 20:22] = 1  # twice in a row
-            p.eta[:, :, ::3], p.eta[:, :, 10:12] = 0, 0
+                p.alpha[:, :, 12:14] = 1  # twice in a row
+            p.eta[:, :, ::3], p.eta[:, :, 6:8] = 0, 0
     same(ours, ours.run(), theirs, theirs.run((), ("reference",)))
 
 

@@ -39,15 +39,8 @@ AXES: dict[str, list[Any]] = {
     "delta": ["fixed", "head", "channel"],
     "theta": ["head", "channel"],
     "read": ["after", "before", "start"],
-    # B, H, width, tokens, chunk: what is one token, one less and more than whole chunks, several chunks and rows
-    "shape": [
-        (2, 2, 32, 33, 16),
-        (1, 1, 64, 65, 32),
-        (1, 2, 32, 63, 64),
-        (1, 1, 32, 130, 64),
-        (2, 1, 32, 1, 32),
-        (1, 1, 16, 50, 24),
-    ],
+    # B, H, width, tokens, chunk: what is one token, one less and more than a whole chunk, several chunks and rows
+    "shape": [(2, 2, 32, 17, 16), (1, 2, 32, 63, 64), (1, 1, 32, 66, 64), (2, 1, 16, 1, 32), (1, 1, 64, 50, 24)],
     "begin": ["fresh", "closed", "open"],
     "dtype": [torch.float32, torch.float16],
 }

@@ -11,11 +11,12 @@ SAME = 1e-6
 
 
 def test_kernels_give_the_losses_of_the_chunked_path(titans: Any, tiny: Any, tmp_path: Path) -> None:
-    """The demo's backbone, two tiny steps; the kernels are interpreted where there is no GPU."""
+    """A block and two heads of the demo's backbone, two tiny steps; kernels are interpreted where there is no GPU."""
     losses = {}
     for backend in ("chunked", "triton"):
         out = tmp_path / backend
-        settings = ["data.length=30", "training.steps=2", "training.batch_size=1", "training.log_every=1"]
+        settings = ["backbone.width=32", "backbone.heads=2", "backbone.depth=1", "data.length=30"]
+        settings += ["training.steps=2", "training.batch_size=1", "training.log_every=1"]
         settings += ["training.validate_every=2", "data.validation=0.04", f"training.backend={backend}"]
         given = ["genomics", "pretrain", tiny.fasta, "--out", out, "--config", "dna_nano", "--threads", "1"]
         titans(*given, *(part for setting in settings for part in ("--set", setting)))
