@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titans_seq.data.intervals import interval_kind
@@ -75,6 +75,7 @@ def written(rows: list[tuple[str, int, int, str]], kind: str, folder: Path) -> P
 
 
 @pytest.mark.parametrize("kind", ["bed", "narrowPeak", "gff3", "gtf", "csv", "tsv"])
+@settings(max_examples=30)
 @given(rows=intervals())
 def test_every_format_gives_the_slices_of_the_chromosomes(genome: Path, kind: str, rows: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -188,6 +189,7 @@ def parts(kind: str, rows: list[tuple[str, int, int, str, str]]) -> str:
         ("x.gtf", 'gene_id "g"; transcript_id "t1";'),
     ],
 )
+@settings(max_examples=30)
 @given(
     cuts=st.lists(st.integers(0, 500), min_size=4, max_size=8, unique=True),
     strand=st.sampled_from("+-"),
