@@ -116,7 +116,7 @@ def backtest(
 
     test = _Test(task, series, blocks, columns, horizon, task.season or baselines.season_of(task.frequency))
     protocol = {
-        "lookback": task.lookback if task.reads == "window" else "all rows",
+        "lookback": task.lookback if task.reads == "window" or task.zero_shot else "all rows",
         **({"memory_lookback": task.memory_lookback} if task.memory_lookback else {}),
         "horizon": horizon,
         "step": step,

@@ -250,7 +250,11 @@ def series_steps(
     streams: Streams,
     point: Point,
 ) -> Steps:
-    """Rows of forecasts at the origins of the windows in order, each series read once from left to right."""
+    """Rows of forecasts at the origins of the windows in order, each series read once from left to right.
+
+    A model that is for any table reads the look-back before each origin alone, or as much of it as there is: it was
+    trained on no longer streams, and no state of a table is kept.
+    """
     longest = PATCHES * model.task.patch
 
     def carried(done: int) -> tuple[int, tuple[Any, ...]]:
@@ -264,10 +268,14 @@ def series_steps(
         number, origin = windows.place(point.done)
         series = windows.series[number]
         reader = Forecaster(model, streams.states[number], series.static)
-        at = max(point.inside, streams.starts[number])
-        end = min(origin, at + longest)
-        reader.update(stream_rows(series, at, end))
-        streams.states[number] = reader.state
+        if model.task.zero_shot:  # each forecast begins anew
+            at, end = max(0, origin - model.task.lookback), origin
+            reader.update(stream_rows(series, at, end))
+        else:
+            at = max(point.inside, streams.starts[number])
+            end = min(origin, at + longest)
+            reader.update(stream_rows(series, at, end))
+            streams.states[number] = reader.state
         if end < origin:
             point = Point(point.done, end, point.tokens + end - at, carried(point.done)[1])
             yield [], point
