@@ -20,7 +20,8 @@ from titans_seq.tasks.language import LanguageModel
 
 CONTRACT = ("recipe.yaml", "checkpoints", "model", "metrics.csv", "events", "manifest.json", "report.html")
 ONE_STEP = ["training.steps=1", "training.epochs=null", "training.batch_size=2", "threads=1"]
-SMALL = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"]  # for validation parts of half a million bases
+# for validation parts of half a million bases
+SMALL = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "start_from=null"]
 
 
 def data_of(name: str) -> list[str]:
