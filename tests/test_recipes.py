@@ -59,7 +59,7 @@ def test_recipe_trains_a_step_and_leaves_what_the_contract_says(name: str, tmp_p
     own = all(file.startswith("sample:") for file in files)
     recipe = load_recipe(Path(name), ONE_STEP if own else ONE_STEP + SMALL)
     if is_drawn(getattr(recipe.data, "path", "")):
-        recipe = load_recipe(Path(name), [*ONE_STEP, "data.path=synthetic:0/4/1024"])
+        recipe = load_recipe(Path(name), [*ONE_STEP, "data.path=synthetic:0/4/1024", "data.validation=2"])
     run = tmp_path / "run"
     found = train(recipe, run, device="cpu")
     assert found["steps"] == 1 and found["validation"]["step"] == 1

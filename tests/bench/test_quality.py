@@ -233,7 +233,7 @@ def test_forecasts_zero_shot_fine_tuned_and_from_scratch(
     table.write_text("\n".join(["ds,a,b", *rows, ""]))
     sizes = ["--set", "task.reads=stream", "--set", "task.patch=4", "--lookback", 16, "--set", "backbone.width=16"]
     tiny = [*sizes, "--set", "backbone.depth=1", "--set", "training.steps=1", "--set", "task.zero_shot=true"]
-    titans("forecast", "train", "synthetic:0/3/100", "--horizon", 8, "--out", general, *tiny, "--quiet")
+    titans("forecast", "train", "synthetic:0/20/100", "--horizon", 8, "--out", general, *tiny, "--quiet")
 
     def run(*options: Any) -> None:
         zero_shot = script("zero_shot", "--model", general, "--steps", 1, *options)

@@ -262,7 +262,8 @@ class SequenceSource(Choice):
 class SeriesSource(SeriesReading):
     """Series of a table; by time, the last rows are held out for testing, those before them for validation.
 
-    ``synthetic:SEED/COUNT/LENGTH`` in the place of a file is a panel of series drawn by chance.
+    ``synthetic:SEED/COUNT/LENGTH`` in the place of a file is a panel of series drawn by chance; of these whole series
+    are held out, the last ones, and ``validation`` and ``test`` count series.
     """
 
     kind: Literal["series"] = "series"
@@ -292,8 +293,6 @@ class SeriesSource(SeriesReading):
         leave_short: bool = False,
     ) -> SeriesTable:
         """Series as models read them, on an even grid if they are regular; arguments as for `read_series`."""
-        if is_drawn(self.path):
-            return self._drawn()
         table = read_series(
             data_file(self.path),
             future=None if future is None else data_file(future),
@@ -305,16 +304,6 @@ class SeriesSource(SeriesReading):
         )
         return spaced(table, self.on_gap, self.path)
 
-    def _drawn(self) -> SeriesTable:
-        """A panel drawn by chance, of which there is nothing to say how it is read."""
-        from titans_seq.data.series.synthetic import synthetic_panel
-
-        if told := self.model_dump(include=set(self.reading), exclude_defaults=True):
-            raise ConfigError(
-                f"data.{next(iter(told))} says how a table is read, and {self.path} is drawn: leave it out."
-            )
-        return synthetic_panel(self.path)
-
     def borders(self, rows: int) -> tuple[int, int, int]:
         """Rows where training, validation and test end."""
         held = [int(part) if part >= 1 else round(part * rows) for part in (self.validation, self.test)]
@@ -325,6 +314,8 @@ class SeriesSource(SeriesReading):
 
         Series too short for a window are left out, and counted.
         """
+        if is_drawn(self.path):
+            return self._drawn(task)
         need = task.window + task.horizon
         table = self.read(min_rows=need, leave_short=True)
         series = [timed(s, table.frequency) if table.irregular else s for s in table.series if len(s) >= need]
@@ -370,6 +361,27 @@ class SeriesSource(SeriesReading):
             ),
         }
         return Parts(task.model_copy(update=update), train, validation)
+
+    def _drawn(self, task: Any) -> Parts:
+        """A window of each series of a panel drawn by chance, to train on or to validate with."""
+        from titans_seq.data.series.synthetic import COLUMN, STEP, DrawnWindows, panel_named
+
+        if told := self.model_dump(include=set(self.reading), exclude_defaults=True):
+            raise ConfigError(f"data.{next(iter(told))} says how a table is read; {self.path} is drawn: leave it out.")
+        panel, need = panel_named(self.path), task.window + task.horizon
+        if panel.rows < need:
+            raise ConfigError(
+                f"{self.path} has series of {panel.rows:,} rows, and a window needs {need:,}: ask for more."
+            )
+        train, validation, _ = self.borders(panel.count)
+        if not 0 < train < validation:
+            raise ConfigError(f"{self.path}: of {panel.count:,} series {max(0, train):,} are left to train on.")
+        fitted = {"channels": (COLUMN,), "location": (0.0,), "scale": (1.0,), "frequency": STEP}
+        return Parts(
+            task.model_copy(update=fitted),
+            DrawnWindows(panel, range(train), task.window, task.horizon, task.open),
+            DrawnWindows(panel, range(train, validation), task.window, task.horizon),
+        )
 
 
 def moments(rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

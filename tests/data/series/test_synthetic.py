@@ -8,11 +8,13 @@ import pytest
 
 from titans_seq.data.series.synthetic import (
     KINDS,
+    DrawnWindows,
+    Panel,
     Synthetic,
+    panel_named,
     periodic,
     season,
     synthetic,
-    synthetic_panel,
     unit,
 )
 from titans_seq.data.sources import SeriesSource
@@ -32,10 +34,15 @@ def autocorrelation(values: np.ndarray, lag: int) -> float:
 
 
 def test_a_series_is_of_its_seed_and_number_alone(many: list[Synthetic]) -> None:
-    small, large = (synthetic_panel(f"synthetic:7/{count}/{ROWS}").series for count in (3, 9))
-    for number, (one, other) in enumerate(zip(small, large, strict=False)):
+    whole = DrawnWindows(Panel(7, 9, ROWS), range(9), 64, 10)
+    part = DrawnWindows(Panel(7, 5, ROWS), range(3, 5), 64, 10)
+    for index, number in enumerate(part.numbers):
+        one, other = part.series(index), whole.series(number)
         assert one.id == other.id == f"{many[number].kind}-{number}"
         assert np.array_equal(one.target, other.target) and np.array_equal(one.target[:, 0], many[number].values)
+        for rng in (None, 5):
+            a, b = (w.item(i, rng and np.random.default_rng(rng)) for w, i in ((part, index), (whole, number)))
+            assert all(np.array_equal(a[name], b[name]) for name in a | b)
     assert not np.array_equal(synthetic(8, 0, ROWS).values, many[0].values)
     # straight lines alone are alike, each in units of its own
     assert len({one.values.tobytes() for one in many}) > 0.99 * len(many)
@@ -92,24 +99,38 @@ def test_levels_jump_where_pieces_meet(many: list[Synthetic]) -> None:
 
 
 def test_panels_are_trained_on_like_tables() -> None:
-    source = SeriesSource.of_file("synthetic:0/5/200", validation=20)
+    source = SeriesSource.of_file("synthetic:0/10/200", validation=3, test=2)
     assert source.files() == []
-    task, train, validation = source.parts(Forecasting(horizon=10, lookback=32, zero_shot=True), 0)
+    given = Forecasting(horizon=10, reads="stream", patch=8, lookback=32, zero_shot=True)
+    task, train, validation = source.parts(given, 0)
     assert task.channels == ("y",) and task.frequency == "1h"
-    assert len(train) == 5 * (180 - 32 - 10 + 1) and len(validation) == 5 * 11
+    assert train.numbers == range(5) and validation.numbers == range(5, 8)
+    last, values = validation.item(0, None), synthetic(0, 5, 200).values.astype(np.float32)
+    assert np.array_equal(np.concatenate([last["past"], last["future"]])[:, 0], values[-42:])
+    drawn = [train.item(0, np.random.default_rng(seed)) for seed in range(50)]
+    values = synthetic(0, 0, 200).values.astype(np.float32)
+    assert {float(item["past"][0, 0]) for item in drawn} <= set(values[:159].tolist())
+    assert len({float(item["past"][0, 0]) for item in drawn}) > 20, "windows lie anywhere"
+    assert {int(item["open"]) for item in drawn} == set(range(1, 9))
+    assert train.collate(drawn)["past"].shape == (50, 32, 1)
 
 
-def test_what_names_no_panel_is_refused(titans: Any, tiny: Any, tmp_path: Any) -> None:
-    for path in ("synthetic:", "synthetic:0/10", "synthetic:0/0/100", "synthetic:0/10/31", "synthetic:-1/10/100"):
+def test_what_names_no_panel_is_refused(titans: Any) -> None:
+    task = Forecasting(horizon=10, lookback=32, zero_shot=True)
+    for path in ("synthetic:", "synthetic:0/10", "synthetic:0/1/100", "synthetic:0/10/31", "synthetic:-1/10/100"):
         with pytest.raises(UsageError, match="SEED/COUNT/LENGTH"):
-            synthetic_panel(path)
+            panel_named(path)
     with pytest.raises(ConfigError, match=r"data\.freq says how a table is read"):
-        SeriesSource.of_file("synthetic:0/5/200", freq="D").read()
+        SeriesSource.of_file("synthetic:0/5/200", freq="D").parts(task, 0)
+    with pytest.raises(ConfigError, match="series of 40 rows, and a window needs 42"):
+        SeriesSource.of_file("synthetic:0/5/40").parts(task, 0)
+    with pytest.raises(ConfigError, match="of 5 series 0 are left to train on"):
+        SeriesSource.of_file("synthetic:0/5/200", validation=5).parts(task, 0)
     told = titans("forecast", "audit", "synthetic:0/5/200", code=2).stderr
     assert "is drawn by chance, to train on" in " ".join(told.split())
 
 
 def test_a_command_trains_on_a_panel(titans: Any, tiny: Any, tmp_path: Any) -> None:
     given = ["--horizon", 4, *tiny.size, "--lookback", 16, "--set", "task.zero_shot=true", "--set", "training.steps=1"]
-    titans("forecast", "train", "synthetic:3/2/64", "--out", tmp_path / "run", *given, "--quiet")
-    assert "path: synthetic:3/2/64" in (tmp_path / "run" / "recipe.yaml").read_text()
+    titans("forecast", "train", "synthetic:3/20/64", "--out", tmp_path / "run", *given, "--quiet")
+    assert "path: synthetic:3/20/64" in (tmp_path / "run" / "recipe.yaml").read_text()

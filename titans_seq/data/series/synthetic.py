@@ -14,12 +14,12 @@ from numpy.random import Generator
 from scipy.signal import lfilter
 from scipy.special import ive
 
-from titans_seq.data.record import Covariates, Series
-from titans_seq.data.series.tidy import SeriesTable
+from titans_seq.data.record import Series
+from titans_seq.data.windows import Item, SeriesWindows
 from titans_seq.errors import UsageError
 from titans_seq.resources import DRAWN
 
-STEP = "1h"  # what a panel says of its rows; seasons are of any number of them
+COLUMN, STEP, START = "y", "1h", np.datetime64("2000-01-01", "us")  # of a panel; its seasons are of any rows
 SHORTEST = 32  # rows
 
 Process = Callable[[Generator, int], np.ndarray]
@@ -322,22 +322,64 @@ def synthetic(seed: int, number: int, rows: int) -> Synthetic:
             return Synthetic(kind, values)
 
 
-def synthetic_panel(path: str) -> SeriesTable:
-    """The panel that ``synthetic:SEED/COUNT/LENGTH`` names, series of one column "y".
+class Panel(NamedTuple):
+    """So many series of a seed, each of so many rows."""
+
+    seed: int
+    count: int
+    rows: int
+
+
+def panel_named(path: str) -> Panel:
+    """What ``synthetic:SEED/COUNT/LENGTH`` names.
 
     Raises:
-        UsageError: if it is written otherwise, or has no series or rows.
+        UsageError: if it is written otherwise, or has fewer than two series, or too few rows.
     """
     found = re.fullmatch(rf"{DRAWN}(\d+)/(\d+)/(\d+)", path)
-    seed, count, rows = map(int, found.groups()) if found else (0, 0, 0)
-    if not found or count < 1 or rows < SHORTEST:
+    panel = Panel(*map(int, found.groups())) if found else Panel(0, 0, 0)
+    if panel.count < 2 or panel.rows < SHORTEST:
         raise UsageError(
-            f"{path}: write {DRAWN}SEED/COUNT/LENGTH, such as {DRAWN}0/1000/1024: one series or more, each of "
+            f"{path}: write {DRAWN}SEED/COUNT/LENGTH, such as {DRAWN}0/100000/1024: two series or more, each of "
             f"{SHORTEST} rows or more."
         )
-    times = np.datetime64("2000-01-01", "us") + np.arange(rows) * np.timedelta64(1, "h")
-    drawn = (synthetic(seed, number, rows) for number in range(count))
-    series = tuple(
-        Series(f"{kind}-{number}", times, values[:, None], ("y",), STEP) for number, (kind, values) in enumerate(drawn)
-    )
-    return SeriesTable(series, "long", STEP, 1.0, Covariates())
+    return panel
+
+
+class DrawnWindows:
+    """One window of each series of a panel, drawn when it is asked for: a panel of any size takes no memory.
+
+    Items are those of `SeriesWindows` for one column. In training a window lies anywhere in its series, else at its
+    end.
+
+    Args:
+        panel: the series, of at least ``lookback + horizon`` rows.
+        numbers: of those that are taken.
+        lookback: L rows.
+        horizon: H rows.
+        open: rows of a patch, for a model that reads streams; else 0.
+    """
+
+    def __init__(self, panel: Panel, numbers: range, lookback: int, horizon: int, open: int = 0):
+        self.panel, self.numbers, self.lookback, self.horizon, self.open = panel, numbers, lookback, horizon, open
+        self.times = START + np.arange(panel.rows) * np.timedelta64(1, "h")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def series(self, index: int) -> Series:
+        """The series that item ``index`` is of."""
+        number = self.numbers[index]
+        kind, values = synthetic(self.panel.seed, number, self.panel.rows)
+        return Series(f"{kind}-{number}", self.times, values[:, None], (COLUMN,), STEP)
+
+    def item(self, index: int, rng: Generator | None) -> Item:
+        """A window of series ``index``, with random numbers at any place."""
+        windows = SeriesWindows(
+            [self.series(index)], [(0, self.panel.rows)], self.lookback, self.horizon, open=self.open
+        )
+        return windows.item(len(windows) - 1 if rng is None else int(rng.integers(len(windows))), rng)
+
+    def collate(self, items: list[Item]) -> Item:
+        """Batch as that of `SeriesWindows`."""
+        return {name: np.stack([item[name] for item in items]) for name in items[0]}
