@@ -373,9 +373,9 @@ class SeriesSource(SeriesReading):
             raise ConfigError(
                 f"{self.path} has series of {panel.rows:,} rows, and a window needs {need:,}: ask for more."
             )
-        train, validation, _ = self.borders(panel.count)
+        train, validation, _ = self.borders(panel.size)
         if not 0 < train < validation:
-            raise ConfigError(f"{self.path}: of {panel.count:,} series {max(0, train):,} are left to train on.")
+            raise ConfigError(f"{self.path}: of {panel.size:,} series {max(0, train):,} are left to train on.")
         fitted = {"channels": (COLUMN,), "location": (0.0,), "scale": (1.0,), "frequency": STEP}
         return Parts(
             task.model_copy(update=fitted),

@@ -326,7 +326,7 @@ class Panel(NamedTuple):
     """So many series of a seed, each of so many rows."""
 
     seed: int
-    count: int
+    size: int
     rows: int
 
 
@@ -338,7 +338,7 @@ def panel_named(path: str) -> Panel:
     """
     found = re.fullmatch(rf"{DRAWN}(\d+)/(\d+)/(\d+)", path)
     panel = Panel(*map(int, found.groups())) if found else Panel(0, 0, 0)
-    if panel.count < 2 or panel.rows < SHORTEST:
+    if panel.size < 2 or panel.rows < SHORTEST:
         raise UsageError(
             f"{path}: write {DRAWN}SEED/COUNT/LENGTH, such as {DRAWN}0/100000/1024: two series or more, each of "
             f"{SHORTEST} rows or more."
