@@ -23,7 +23,8 @@ from common import Row, explained, measured_when, parsed, parser_of, results, ro
 
 from titans_seq.backtest import MODEL, NAIVE, THETA, backtest
 from titans_seq.bench.results import markdown
-from titans_seq.checkpoint import load_config
+from titans_seq.checkpoint import find, load_config
+from titans_seq.files import sha256
 from titans_seq.resources import PREFIXES, data_file
 
 ZERO_SHOT, TUNED, SCRATCH = STARTS = ("zero-shot", "fine-tuned", "from scratch")
@@ -93,9 +94,9 @@ class Job(NamedTuple):
 
     def settings(self) -> Row:
         """What decides the row, without folders of this machine."""
-        own = self.set._asdict()
+        own = self.set._asdict() | {"model": sha256(find(self.options.model) / "model.safetensors")[:12]}
         if self.start == ZERO_SHOT:
-            return {name: own[name] for name in ("file", "horizon", "windows", "reading")}
+            return {name: own[name] for name in ("model", "file", "horizon", "windows", "reading")}
         return {**own, "training": self.training()}
 
     def training(self) -> Row:
