@@ -5,8 +5,7 @@ model has read all rows before each; MASE is scaled by the seasonal error of the
 of days a week's and of months a year's. Errors are means over windows, steps, columns and series. Point forecasts are
 the quantile 0.5; a point counts as nine equal quantiles in the weighted quantile loss. Fine-tuning and training from
 scratch are the same recipe with and without `start_from`: one architecture, as many steps of as many windows of the
-rows before the test, the best weights by validation on the rows in between. Learning rates were chosen on the
-validation rows of New York weather (results/zero_shot_rates.md).
+rows before the test, the best weights by validation on the rows in between. Learning rates are the recipe's, not chosen.
 """
 
 import csv
