@@ -1,11 +1,12 @@
 """Data that `series_small` never saw: zero-shot, fine-tuned and from scratch, beside seasonal naive.
 
 The last windows of each table, side by side and none dropped, are forecast by `titans-seq forecast backtest`, and the
-model has read all rows before each; MASE is scaled by the seasonal error of these rows, its season being a day's rows,
-of days a week's and of months a year's. Errors are means over windows, steps, columns and series. Point forecasts are
-the quantile 0.5; a point counts as nine equal quantiles in the weighted quantile loss. Fine-tuning and training from
-scratch are the same recipe with and without `start_from`: one architecture, as many steps of as many windows of the
-rows before the test, the best weights by validation on the rows in between. Learning rates are the recipe's, not chosen.
+model has read the last rows before each, its look-back; MASE is scaled by the seasonal error of these rows, its season
+being a day's rows, of days a week's and of months a year's. Errors are means over windows, steps, columns and series.
+Point forecasts are the quantile 0.5; a point counts as nine equal quantiles in the weighted quantile loss. Fine-tuning
+and training from scratch are the same recipe with and without `start_from`: one architecture, as many steps of as many
+windows of the rows before the test, the best weights by validation on the rows in between. Learning rates are the
+recipe's, not chosen.
 """
 
 import csv
