@@ -11,17 +11,23 @@ from titans_seq.bench.genome import next_base
 from titans_seq.bench.synthetic import (
     MARKER,
     NOTHING,
+    NUCLEOTIDES,
     PERMUTATIONS,
+    TEXT,
+    VOCABULARY,
     Drawn,
+    Script,
     associative_recall,
     copying,
     needle,
     parity,
     s5,
+    words,
 )
 
 RECALL = partial(associative_recall, pairs=8, keys=16, values=12)
 NEEDLE = partial(needle, key=3, value=2)
+FACTS = partial(needle, key=3, value=3)
 GENOME = np.random.default_rng(9).integers(0, 5, 5000).astype(np.uint8)
 BASES = "ACGTN"
 WORD = "".join(BASES[base] for base in MARKER)
@@ -32,6 +38,8 @@ EVERY: dict[str, tuple[Callable[..., Drawn], int, int, int, float]] = {
     "mqar, even gaps": (partial(RECALL, power=None), 64, 28, 28, 1 / 12),
     "needle": (NEEDLE, 256, 4, 4, 1 / 4),
     "needle, many questions": (partial(NEEDLE, questions=8), 256, 4, 4, 1 / 4),
+    "needles in text": (partial(FACTS, chains=4, script=TEXT, background=words), 256, 128, 128, 1 / 26),
+    "two hops": (partial(FACTS, chains=4, hops=2, questions=4), 256, 4, 4, 1 / 4),
     "copying": (partial(copying, symbols=16), 64, 17, 16, 1 / 16),
     "parity": (parity, 33, 2, 2, 1 / 2),
     "s5": (s5, 16, 120, 120, 1 / 120),
@@ -124,8 +132,77 @@ def test_needle_asks_for_what_stands_behind_the_only_marker(questions: int, geno
     assert questions > 1 or max(places) > 210
 
 
-def test_the_marker_cannot_overlap_itself() -> None:
-    assert not any(WORD.startswith(WORD[-n:]) for n in range(1, len(WORD)))
+def full_of_markers(script: Script, rng: np.random.Generator, length: int, batch: int) -> np.ndarray:
+    return np.resize(script.marker, (batch, length)).astype(np.int64)
+
+
+def parsed(script: Script, tokens: list[int], chains: int, hops: int) -> tuple[list[tuple[str, str]], list[int]]:
+    """Facts in the order of reading, and places of the questions' markers."""
+    text, marker = "".join(map(chr, tokens)), "".join(map(chr, script.marker))
+    places = [place for place in range(len(text)) if text.startswith(marker, place)]
+    facts = [place + len(marker) for place in places[: chains * hops]]
+    return [(text[at : at + 3], text[at + 3 : at + 6]) for at in facts], places[chains * hops :]
+
+
+@pytest.mark.parametrize("script", [NUCLEOTIDES, TEXT], ids=["dna", "text"])
+@pytest.mark.parametrize(("chains", "hops", "questions"), [(1, 1, 3), (4, 1, 1), (4, 1, 8), (2, 2, 1), (4, 2, 4)])
+@pytest.mark.parametrize("more", [0, 1, 200], ids="{} to spare".format)
+@pytest.mark.parametrize("ground", [None, full_of_markers], ids=["random", "marked"])
+def test_an_answer_follows_from_the_facts(
+    script: Script, chains: int, hops: int, questions: int, more: int, ground: Callable[..., np.ndarray] | None
+) -> None:
+    size = len(script.marker) + 6
+    length = size * (chains * hops + questions) - 1 + more
+    draw = partial(FACTS, chains=chains, hops=hops, questions=questions, script=script)
+    background = ground and partial(ground, script)
+    for tokens, targets in rows(draw(np.random.default_rng(1), length, 40, background=background)):
+        facts, asked = parsed(script, tokens, chains, hops)
+        known = dict(facts)
+        assert len(known) == chains * hops, "no key has two facts"
+        assert len(asked) == questions, "the marker is nowhere else"
+        assert asked[-1] == length + 1 - size, "the last question is at the end"
+        expected = {}
+        for place in asked:
+            begin = place + len(script.marker)
+            answer = "".join(map(chr, tokens[begin : begin + 3]))
+            for _ in range(hops):
+                answer = known[answer]
+            expected |= {begin + 2 + i: ord(letter) for i, letter in enumerate(answer)}
+        assert {t: target for t, target in enumerate(targets) if target != NOTHING} == expected
+
+
+def test_two_hops_need_both_facts() -> None:
+    """The last facts alone do not tell which of them is asked for, nor does the first: its value is a key."""
+    draw = partial(FACTS, chains=4, hops=2, script=TEXT)
+    places = []
+    for tokens, targets in rows(draw(np.random.default_rng(5), 200, 2000)):
+        facts, (asked,) = parsed(TEXT, tokens, 4, 2)
+        known = dict(facts)
+        first = "".join(map(chr, tokens[asked + len(TEXT.marker) : asked + len(TEXT.marker) + 3]))
+        answer = "".join(chr(target) for target in targets if target != NOTHING)
+        assert known[first] != answer and known[first] in known
+        last = [value for key, value in facts if key in known.values()]
+        assert len(last) == 4
+        places.append(last.index(answer))
+    shares = np.bincount(places, minlength=4) / 2000
+    assert np.abs(shares - 1 / 4).max() < 0.039  # four deviations: sqrt(0.25 * 0.75 / 2000) = 0.0097
+
+
+@pytest.mark.parametrize("script", [NUCLEOTIDES, TEXT], ids=["dna", "text"])
+def test_the_marker_cannot_overlap_itself(script: Script) -> None:
+    marker = script.marker.tolist()
+    assert not any(marker[:n] == marker[-n:] for n in range(1, len(marker)))
+
+
+def test_words_are_those_of_the_vocabulary() -> None:
+    assert len(set(VOCABULARY)) == 512
+    assert words(np.random.default_rng(0), 1, 1).shape == (1, 1)
+    found = words(np.random.default_rng(0), 5000, 3)
+    text = bytes(found.ravel().tolist()).decode("ascii").split(" ")[:-1]  # the last may be cut
+    counts = Counter(text)
+    assert set(text) <= set(VOCABULARY) and counts.most_common(1)[0][0] == VOCABULARY[0]
+    # by Zipf's law the first of 512 has 1 / (1 + 1/2 + ... + 1/512) = 0.147 of all; four deviations of 2,500 words
+    assert counts[VOCABULARY[0]] / len(text) == pytest.approx(0.147, abs=0.03)
 
 
 def test_copying_asks_for_the_first_half() -> None:
@@ -169,6 +246,9 @@ def test_next_base_is_the_next_base() -> None:
         (partial(copying, length=7, batch=1, symbols=2), "even length, got 7"),
         (partial(NEEDLE, length=24, batch=1), "1 questions do not fit into 24"),
         (partial(needle, length=99, batch=1, key=4, value=4), "less than 8 together"),
+        (partial(FACTS, length=999, batch=1, chains=9), "9 different keys should be longer than 3 letters"),
+        (partial(NEEDLE, length=999, batch=1, chains=4, hops=2), "values as long as keys"),
+        (partial(FACTS, length=999, batch=1, chains=2, hops=2, questions=3), "3 questions for 2 chains"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(call: Callable[..., Drawn], told: str) -> None:

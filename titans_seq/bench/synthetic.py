@@ -14,11 +14,33 @@ from numpy.random import Generator
 
 NOTHING = -100  # no target; what torch's cross-entropy leaves out
 BASES, N = 4, 4  # codes below N are A C G T
-# A stands at its begin alone, so that it cannot overlap itself
-MARKER = np.array([0, 1, 2, 3, 3, 2, 1, 1])
+ASCII = 128
 PERMUTATIONS = np.array(list(permutations(range(5))))  # the elements of S5, the identity first
 
 Background = Callable[[Generator, int, int], np.ndarray]  # (random numbers, length, batch) to bases (B, T)
+
+
+class Script(NamedTuple):
+    """What needles are written in."""
+
+    marker: np.ndarray  # (M,) before each key; no begin of it is an end of it, so that it cannot overlap itself
+    letters: np.ndarray  # of keys and values, rising
+    vocabulary: int  # codes below are tokens
+
+
+NUCLEOTIDES = Script(np.array([0, 1, 2, 3, 3, 2, 1, 1]), np.arange(BASES), N)
+TEXT = Script(np.frombuffer(b"recall ", np.uint8), np.arange(ord("a"), ord("z") + 1), ASCII)
+MARKER = NUCLEOTIDES.marker
+
+
+def _vocabulary(count: int) -> tuple[str, ...]:
+    """Different words of two to eight letters, always the same ones."""
+    rng = np.random.default_rng(0)
+    drawn = (bytes(rng.choice(TEXT.letters, rng.integers(2, 9)).tolist()).decode("ascii") for _ in range(2 * count))
+    return tuple(dict.fromkeys(drawn))[:count]
+
+
+VOCABULARY = _vocabulary(512)
 
 
 class Drawn(NamedTuple):
@@ -65,25 +87,48 @@ def associative_recall(
     return drawn
 
 
-def marked(tokens: np.ndarray) -> np.ndarray:
-    """Where the marker begins, (B, T) to (B, T - 7) bool."""
-    last = tokens.shape[1] - len(MARKER) + 1
+def marked(tokens: np.ndarray, script: Script = NUCLEOTIDES) -> np.ndarray:
+    """Where the marker M begins, (B, T) to (B, T - M + 1) bool."""
+    last = tokens.shape[1] - len(script.marker) + 1
     found = np.ones((len(tokens), last), bool)
-    for place, base in enumerate(MARKER):
-        found &= tokens[:, place : place + last] == base
+    for place, symbol in enumerate(script.marker):
+        found &= tokens[:, place : place + last] == symbol
     return found
 
 
-def _unmark(rng: Generator, tokens: np.ndarray, starts: np.ndarray, planted: np.ndarray) -> None:
-    """Change a base that is not ``planted`` (B, T) of every marker of ``tokens`` (B, T) but those at ``starts``."""
+def _unmark(rng: Generator, tokens: np.ndarray, starts: np.ndarray, planted: np.ndarray, script: Script) -> None:
+    """Change a token that is not ``planted`` (B, T) of every marker of ``tokens`` (B, T) but those at ``starts``."""
+    letters = script.letters
     while True:
-        found = marked(tokens)
+        found = marked(tokens, script)
         np.put_along_axis(found, starts, False, axis=1)
         row, start = np.nonzero(found)
         if not len(row):
             return
-        place = start + np.argmin(planted[row[:, None], start[:, None] + np.arange(len(MARKER))], axis=1)
-        tokens[row, place] = (tokens[row, place] + rng.integers(1, BASES, len(row))) % BASES
+        place = start + np.argmin(planted[row[:, None], start[:, None] + np.arange(len(script.marker))], axis=1)
+        now = np.searchsorted(letters, tokens[row, place])
+        tokens[row, place] = letters[(now + rng.integers(1, len(letters), len(row))) % len(letters)]
+
+
+def _facts(rng: Generator, batch: int, chains: int, hops: int, key: int, value: int, script: Script) -> np.ndarray:
+    """Facts (B, chains, hops, marker + key + value), no key twice; each value but a chain's last is the next key."""
+    begin = len(script.marker)
+
+    def draw(rows: int) -> np.ndarray:
+        size = (rows, chains, hops, begin + key + value)
+        return script.letters[rng.integers(0, len(script.letters), size)]
+
+    facts = draw(batch)
+    while True:
+        keys = facts[..., begin : begin + key].reshape(batch, chains * hops, key)
+        same = (keys[:, :, None] == keys[:, None]).all(-1).sum((1, 2)) > chains * hops
+        if not same.any():
+            break
+        facts[same] = draw(int(same.sum()))
+    facts[..., :begin] = script.marker
+    for hop in range(1, hops):
+        facts[:, :, hop - 1, -value:] = facts[:, :, hop, begin : begin + key]
+    return facts
 
 
 def needle(
@@ -94,49 +139,86 @@ def needle(
     key: int,
     value: int,
     questions: int = 1,
+    chains: int = 1,
+    hops: int = 1,
+    script: Script = NUCLEOTIDES,
     background: Background | None = None,
 ) -> Drawn:
-    """Marker, key and value somewhere in a background of bases, and later marker and key, asking for the value.
+    """Facts of marker, key and value somewhere in a background, and later marker and key, asking for the value.
 
-    The marker is nowhere else, whatever the background. The last question stands at the end, the places of the needle
-    and of the other questions are random; the value that was asked for follows each.
+    With more hops than one, the value of a fact is the key of the next, and what is asked for is the value at the end
+    of the chain that begins with the key. The marker is nowhere else, whatever the background, and no key has two
+    facts. All facts come before the questions, in random order and at random places; the last question stands at the
+    end, and the value that was asked for follows each. Each chain is asked for before any is once more.
 
     Args:
         rng: random numbers.
         length: T.
         batch: B.
-        key: bases of the key.
-        value: bases of the value, each asked for when those before it have been read.
-        questions: how often it is asked for; more than once gives training more to learn from.
-        background: draws bases (B, T), in which random ones then stand for N; random bases if not given.
+        key: letters of a key.
+        value: letters of a value, each asked for when those before it have been read.
+        questions: how often is asked; more than once gives training more to learn from.
+        chains: of facts, with different keys.
+        hops: facts of a chain; several give one who has read the last facts alone no answer only with several chains.
+        script: what all is written in.
+        background: draws tokens (B, T), in which random letters then stand for those that are not in the script;
+            random letters if not given.
 
     Raises:
-        ValueError: if the parts do not fit, or key and value are as long as the marker, which could then be in them.
+        ValueError: if the parts do not fit; if key and value are as long as the marker, which could then be in them;
+            if keys are so short that chance would give most sequences one twice; if a value cannot be a key; or if
+            a chain of several hops is asked for twice, since the first answer would make a short cut.
     """
-    size = len(MARKER) + key + value
-    room = length - (questions + 1) * size + 1  # of the last question the last base is asked for, not read
-    if room < 0 or key + value >= len(MARKER) or min(key, value, questions) < 1:
+    begin, facts = len(script.marker), chains * hops
+    size = begin + key + value
+    room = length - (facts + questions) * size + 1  # of the last question the last letter is asked for, not read
+    if room < 0 or key + value >= begin or min(key, value, questions, chains, hops) < 1:
         raise ValueError(
-            f"a needle of {size} bases and {questions} questions do not fit into {length}, "
-            f"or key and value have not 1 base each and less than {len(MARKER)} together."
+            f"{facts} needles of {size} tokens and {questions} questions do not fit into {length}, "
+            f"or key and value have not 1 letter each and less than {begin} together."
         )
-    bases = rng.integers(0, BASES, (batch, length + 1))
+    if facts > 1 and facts**2 > len(script.letters) ** key:
+        raise ValueError(f"{facts} different keys should be longer than {key} letters.")
+    if hops > 1 and (key != value or questions > chains):
+        raise ValueError(
+            f"a chain of {hops} facts needs values as long as keys, and can be asked for once: "
+            f"got {value} and {key} letters, and {questions} questions for {chains} chains."
+        )
+    tokens = script.letters[rng.integers(0, len(script.letters), (batch, length + 1))]
     if background is not None:
         real = background(rng, length + 1, batch)
-        bases = np.where(real < N, real, bases)
-    drawn = _unasked(bases)
-    tokens, targets = drawn
-    secret = rng.integers(0, BASES, (batch, 1, size))
-    secret[..., : len(MARKER)] = MARKER
-    gaps = np.sort(rng.integers(0, room + 1, (batch, questions)), axis=1)
-    start = np.concatenate([gaps, np.full((batch, 1), room)], axis=1) + size * np.arange(questions + 1)
-    place = start[..., None] + np.arange(size)  # (B, 1 + questions, size)
-    row = np.arange(batch)[:, None, None]
+        tokens = np.where(real < script.vocabulary, real, tokens)
+    drawn = _unasked(tokens)
+    told = _facts(rng, batch, chains, hops, key, value, script)
+    row = np.arange(batch)[:, None]
+    first = rng.permuted(np.tile(np.arange(chains), (batch, 1)), axis=1)
+    chosen = np.tile(first, -(-questions // chains))[:, :questions]
+    asked = told[row, chosen, 0]
+    asked[..., -value:] = told[row, chosen, -1, -value:]
+    order = rng.permuted(np.tile(np.arange(facts), (batch, 1)), axis=1)
+    told = told.reshape(batch, facts, size)[row, order]
+    gaps = np.sort(rng.integers(0, room + 1, (batch, facts + questions - 1)), axis=1)
+    start = np.concatenate([gaps, np.full((batch, 1), room)], axis=1) + size * np.arange(facts + questions)
+    place = start[..., None] + np.arange(size)  # (B, facts + questions, size)
     planted = np.zeros(tokens.shape, bool)
-    tokens[row, place], planted[row, place] = secret, True
-    targets[row, place[:, 1:, -value:] - 1] = secret[..., -value:]
-    _unmark(rng, tokens, start, planted)
-    return Drawn(tokens[:, :-1], targets[:, :-1])
+    row = row[..., None]
+    tokens[row, place], planted[row, place] = np.concatenate([told, asked], axis=1), True
+    drawn.targets[row, place[:, facts:, -value:] - 1] = asked[..., -value:]
+    _unmark(rng, tokens, start, planted, script)
+    return Drawn(tokens[:, :-1], drawn.targets[:, :-1])
+
+
+def words(rng: Generator, length: int, batch: int) -> np.ndarray:
+    """Codes (B, T) of ASCII text: words of `VOCABULARY`, frequent ones more often (Zipf), a space behind each."""
+    weight = 1 / np.arange(1, len(VOCABULARY) + 1)
+    sizes = np.array([len(word) + 1 for word in VOCABULARY])
+    text = np.frombuffer((" ".join(VOCABULARY) + " ").encode("ascii"), np.uint8).astype(np.int64)
+    chosen = rng.choice(len(VOCABULARY), batch * length // int(sizes.min()) + 1, p=weight / weight.sum())
+    ends = sizes[chosen].cumsum()
+    chosen = chosen[: np.searchsorted(ends, batch * length) + 1]
+    ends = ends[: len(chosen)]
+    shift = (sizes.cumsum() - sizes)[chosen] - (ends - sizes[chosen])  # from a place in the text to that in `text`
+    return text[np.arange(ends[-1]) + np.repeat(shift, sizes[chosen])][: batch * length].reshape(batch, length)
 
 
 def copying(rng: Generator, length: int, batch: int, *, symbols: int) -> Drawn:
