@@ -46,6 +46,6 @@ class FakeWorker:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench()
-    for module in ("memory", "long"):
+    for module in ("memory", "long", "needles"):
         monkeypatch.setattr(f"titans_seq.bench.{module}.Worker", bench.worker)
     return bench

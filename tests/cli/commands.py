@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 
 from titans_seq.cli import app
 
-LONG = {"demo", *(f"bench {name}" for name in ("memory", "long", "recall", "ablation"))}  # have tests of their own
+LONG = {
+    "demo",
+    *(f"bench {name}" for name in ("memory", "long", "recall", "needles", "ablation")),
+}  # have tests of their own
 
 
 def commands(group: Any = None, at: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

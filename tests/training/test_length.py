@@ -1,16 +1,15 @@
 """Windows that grow while a run goes on."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from titans_seq.training.module import SequenceModule
+from titans_seq.training.config import Training
 
 
 def test_rows_are_halved_evenly_down_to_one_half_way_through() -> None:
-    rows = [SequenceModule.rows(SimpleNamespace(step=step, total=80), 64, 8) for step in range(80)]  # type: ignore[arg-type]
+    rows = [Training(first_length=8).rows(64, step, 80) for step in range(80)]
     assert rows == [8] * 10 + [4] * 10 + [2] * 10 + [1] * 50
-    assert SequenceModule.rows(SimpleNamespace(step=0, total=80), 64, 100) == 1  # type: ignore[arg-type]
+    assert Training(first_length=100).rows(64, 0, 80) == Training().rows(64, 0, 80) == 1
 
 
 def test_a_language_model_is_trained_so(titans: Any, tiny: Any, tmp_path: Path) -> None:

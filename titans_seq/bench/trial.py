@@ -28,6 +28,7 @@ SEEDS = (0, 1, 2)
 TRAIN, VALIDATION, TEST = 1, 2, 3  # streams of random numbers under one seed
 VALIDATED = 16_384  # tokens that choose a rate
 SIDE_BY_SIDE = 16_384  # tokens that a test draws and reads at once, or one sequence
+SHARED = {"steps", "batch_size", "weight_decay", "clip", "first_length"}  # of a task's training, by all its trials
 QUADRATIC = 4096  # tokens up to which attention to everything before is tested: its time grows with the square
 
 Value = TypeVar("Value")
@@ -56,7 +57,7 @@ class Task(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """What results of this task have in common."""
-        training = self.training.model_dump(mode="json", include={"steps", "batch_size", "weight_decay", "clip"})
+        training = self.training.model_dump(mode="json", include=SHARED)
         return {
             "length": self.length,
             "conv": self.conv,
@@ -97,7 +98,8 @@ def train(model: Model, task: Task, rate: float, seed: int, watch: Watch) -> boo
     optimiser = optimizer(model, config)
     for step in range(steps):
         watch.stop("The same command goes on.")
-        tokens, targets = map(torch.from_numpy, task.draws.train(rng, task.length, config.batch_size))
+        rows = config.rows(task.length, step, steps)  # of a sequence's tokens, shorter ones in the beginning
+        tokens, targets = map(torch.from_numpy, task.draws.train(rng, task.length // rows, config.batch_size * rows))
         asked = targets != NOTHING
         loss = F.cross_entropy(model(tokens, asked)[0], targets[asked])
         if not math.isfinite(float(loss.detach())):
@@ -128,21 +130,27 @@ def score(model: Model, drawn: Drawn) -> Score:
     return Score(nats, int((targets != NOTHING).sum()), hits, len(tokens), int(right.sum()))
 
 
-def scored(model: Model, draw: Draw, seed: Sequence[int], length: int, sequences: int) -> Score:
-    """Score of ``sequences`` of a length, drawn and read some at a time."""
-    rng, most = np.random.default_rng(seed), max(1, SIDE_BY_SIDE // length)
-    counts = [min(most, sequences - first) for first in range(0, sequences, most)]
-    parts = [score(model, draw(rng, length, count)) for count in counts]
+def total(parts: Sequence[Score]) -> Score:
+    """The scores of some sequences as one."""
     nats, *whole = (sum(column) for column in zip(*parts, strict=True))
     return Score(nats, *map(int, whole))
 
 
-def trial(config: BackboneConfig, task: Task, seed: int, rates: Sequence[float], watch: Watch) -> dict[str, Any]:
-    """Train at each of ``rates``, keep the model of the least validation loss, and test it once.
+def scored(model: Model, draw: Draw, seed: Sequence[int], length: int, sequences: int) -> Score:
+    """Score of ``sequences`` of a length, drawn and read some at a time."""
+    rng, most = np.random.default_rng(seed), max(1, SIDE_BY_SIDE // length)
+    counts = [min(most, sequences - first) for first in range(0, sequences, most)]
+    return total([score(model, draw(rng, length, count)) for count in counts])
+
+
+def trained(
+    config: BackboneConfig, task: Task, seed: int, rates: Sequence[float], watch: Watch
+) -> tuple[Model, dict[str, Any]]:
+    """Train at each of ``rates``, and keep the model of the least validation loss.
 
     Returns:
-        ``validation``: nats a target by rate, infinite where training was; the ``rate`` that was chosen; ``test``: the
-        `Score` by length, of every length that the model can be expected to read; ``parameters``.
+        That model, and its facts. ``validation``: nats a target by rate, infinite where training was; the ``rate``
+        that was chosen; ``parameters``.
 
     Raises:
         Interrupted: after a signal, at the end of a step.
@@ -158,14 +166,21 @@ def trial(config: BackboneConfig, task: Task, seed: int, rates: Sequence[float],
         losses[rate] = found.nats / found.asked if finite and math.isfinite(found.nats) else math.inf
         kept[rate] = model
     chosen = min(losses, key=lambda rate: losses[rate])
-    full = isinstance(config.block, AttentionOnly) and config.block.window is None
-    tests = {length: count for length, count in task.tests.items() if not full or length <= QUADRATIC}
-    test = {str(n): scored(kept[chosen], task.draws.test, [seed, TEST], n, tests[n])._asdict() for n in tests}
-    return {
+    return kept[chosen], {
         "parameters": sum(p.numel() for p in kept[chosen].parameters()),
         "validation": {f"{rate:g}": loss for rate, loss in losses.items()},
         "rate": chosen,
-        "test": test,
+    }
+
+
+def trial(config: BackboneConfig, task: Task, seed: int, rates: Sequence[float], watch: Watch) -> dict[str, Any]:
+    """The facts of `trained`, and ``test``: its `Score` by length, of every length that it can be expected to read."""
+    model, facts = trained(config, task, seed, rates, watch)
+    full = isinstance(config.block, AttentionOnly) and config.block.window is None
+    tests = {length: count for length, count in task.tests.items() if not full or length <= QUADRATIC}
+    return {
+        **facts,
+        "test": {str(n): scored(model, task.draws.test, [seed, TEST], n, tests[n])._asdict() for n in tests},
     }
 
 
@@ -189,7 +204,7 @@ def settings(tasks: Mapping[str, Task], threads: int) -> dict[str, Any]:
     }
 
 
-def _is_there(wanted: dict[str, Any], cell: dict[str, Any] | None) -> bool:
+def is_there(wanted: Mapping[str, Any], cell: dict[str, Any] | None) -> bool:
     """Whether a cell is of the file and the model that are wanted; what a config has gained since counts as default."""
     try:
         return (
@@ -201,29 +216,36 @@ def _is_there(wanted: dict[str, Any], cell: dict[str, Any] | None) -> bool:
         return False
 
 
-def measure(
-    results: Results,
-    tasks: Mapping[str, Task],
-    models: Callable[[Task], Mapping[str, BackboneConfig]],
-    seeds: Sequence[int],
-    watch: Watch,
-) -> None:
-    """Carry out the trials that ``results`` do not have yet, or of another model or file, seed by seed.
+Models = Callable[[Task], Mapping[str, BackboneConfig]]  # backbones by name, for a task
 
-    The first seed chooses a model's rate for a task.
-    """
+
+def trials(tasks: Mapping[str, Task], models: Models, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """What is known of the cell of each trial before it is made, by key, seed by seed."""
     wanted: dict[str, dict[str, Any]] = {}
     for seed in seeds:
         for name, task in tasks.items():
             for model, config in models(task).items():
                 about = {"task": name, "model": model, "seed": seed, "source": task.source}
                 wanted[key_of(name, model, seed)] = {**about, "backbone": config.model_dump(mode="json")}
-    missing = {key: cell for key, cell in wanted.items() if not _is_there(cell, results.cells.get(key))}
+    return wanted
+
+
+def rates_of(results: Results, cell: Mapping[str, Any], first: int) -> Sequence[float]:
+    """Rates to train at: that which the ``first`` seed chose for a model and a task, or those to choose from."""
+    chosen = results.cells.get(key_of(cell["task"], cell["model"], first))
+    return RATES if cell["seed"] == first or chosen is None else (chosen["rate"],)
+
+
+def measure(results: Results, tasks: Mapping[str, Task], models: Models, seeds: Sequence[int], watch: Watch) -> None:
+    """Carry out the trials that ``results`` do not have yet, or of another model or file, seed by seed.
+
+    The first seed chooses a model's rate for a task.
+    """
+    wanted = trials(tasks, models, seeds)
+    missing = {key: cell for key, cell in wanted.items() if not is_there(cell, results.cells.get(key))}
     with Progress("measuring", "trials", len(wanted), len(wanted) - len(missing)) as progress:
         for key, cell in missing.items():
-            first = results.cells.get(key_of(cell["task"], cell["model"], seeds[0]))
-            rates = RATES if cell["seed"] == seeds[0] or first is None else (first["rate"],)
-            config = BackboneConfig.model_validate(cell["backbone"])
+            config, rates = BackboneConfig.model_validate(cell["backbone"]), rates_of(results, cell, seeds[0])
             results.keep(key, {**cell, **trial(config, tasks[cell["task"]], cell["seed"], rates, watch)})
             progress.add(1, key)
 

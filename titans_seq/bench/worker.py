@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 Job = dict[str, Any]
+STREAMS = {"stream": "titans_seq.bench.long", "needle": "titans_seq.bench.needles"}  # modules with a `stream_call`
 Call = Callable[[], Any]  # what is measured; a mapping it returns is added to the answer
 
 
@@ -77,8 +78,8 @@ def layer_call(layer: Any, job: Job, tokens: int) -> Call:
 
 def prepare(job: Job) -> Call:
     """Build the subject, warm it up on something short, and return the call to measure."""
-    if job["subject"] == "stream":
-        return importlib.import_module("titans_seq.bench.long").stream_call(job)
+    if job["subject"] in STREAMS:
+        return importlib.import_module(STREAMS[job["subject"]]).stream_call(job)
     build = peer_layer
     if job["subject"] != "peer":
         build = getattr(importlib.import_module("titans_seq.bench.layers"), job["subject"])

@@ -145,6 +145,42 @@ def recall(
 
 
 @command(app)
+def needles(
+    out: Out = Path("bench"),
+    tasks: Annotated[
+        str | None, typer.Option(help="single_dna, several_text, two_hop_dna ... with commas between them.")
+    ] = None,
+    models: Annotated[str | None, typer.Option(help="Models to train, with commas between them.")] = None,
+    seeds: Seeds = "0,1,2",
+    steps: Steps = None,
+    longest: Annotated[int, typer.Option(min=1024, help="Tokens of the longest test.")] = 2_097_152,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Seconds a test may take; longer ones are then not tried.")
+    ] = None,
+    threads: OneThread = 1,
+    again: Again = False,
+) -> Any:
+    """Hide facts in nucleotides and in text, and have small models that read up to 2,097,152 tokens find them.
+
+    One fact, one of several, and facts of two hops; trained at 1,024 tokens. What --out has already is not made again,
+    so that a run that was stopped goes on, length by length, and one with a larger --longest or --budget adds to it.
+
+    Example: titans-seq bench needles --out bench --tasks single_dna --models mac,mag,mal --longest 65536
+    """
+    from titans_seq.bench.needles import Plan, bench_needles
+
+    given: dict[str, Any] = {
+        "tasks": tuple(tasks.split(",")) if tasks else None,
+        "models": tuple(models.split(",")) if models else None,
+        "steps": steps,
+        "budget": budget,
+    }
+    plan = Plan(seeds=seeds_of(seeds), longest=longest, threads=threads)
+    plan = plan._replace(**{key: value for key, value in given.items() if value is not None})
+    return *bench_needles(out, plan, again=again), 0
+
+
+@command(app)
 def ablation(
     out: Out = Path("bench"),
     models: Annotated[str | None, typer.Option(help="Rows of the table, with commas between them.")] = None,

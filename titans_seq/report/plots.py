@@ -380,14 +380,18 @@ def accuracy_plot(charts: Sequence[Chart], out: Path) -> None:
     """Draw shares of right answers by length with their intervals, the length of training and chance marked.
 
     Args:
-        charts: side by side.
+        charts: three side by side.
         out: PNG to write.
     """
     names = list(dict.fromkeys(name for chart in charts for name in chart.lines))
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
-    figure = _figure(max(6.4, 4.8 * len(charts)), 4.6)
+    rows, columns = -(-len(charts) // 3), min(3, len(charts))
+    figure = _figure(max(6.4, 4.8 * columns), 4.6 * rows)
     handles: dict[str, Any] = {}
-    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False, sharey=True)[0], charts, strict=True):
+    every = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    for axes in every[len(charts) :]:
+        axes.set_visible(False)
+    for axes, chart in zip(every[: len(charts)], charts, strict=True):
         axes.set(xscale="log", ylim=(-0.03, 1.03))
         for place, name in enumerate(chart.lines):
             sizes, share, low, high = np.array(chart.lines[name], float).T

@@ -66,6 +66,12 @@ class Training(Choice):
         along = min(1.0, (step - warm) / max(1.0, total - warm))
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * along)))
 
+    def rows(self, length: int, step: int, total: int) -> int:
+        """Into how many rows a window of ``length`` is cut at a step: a power of two, from the one that gives rows of
+        ``first_length`` tokens down to 1 half-way through the run; 1 all along if there is no such length."""
+        most = max(0, int(math.log2(length / (self.first_length or length))))
+        return int(2 ** max(0, most - int((most + 1) * 2 * step / total)))
+
     def interval(self, items: int) -> int:
         """Steps between validations."""
         if self.validate_every is not None:

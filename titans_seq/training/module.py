@@ -74,12 +74,6 @@ class SequenceModule(L.LightningModule):
         order = Order(self.items, self.batch_size, self.seed, self.step, self.total, rank, world)
         return DataLoader(order, batch_size=None)
 
-    def rows(self, length: int, first: int) -> int:
-        """Into how many rows a window of ``length`` is cut at this step: a power of two, from the one that gives rows
-        of ``first`` tokens down to 1 half-way through the run."""
-        most = max(0, int(math.log2(length / first)))
-        return int(2 ** max(0, most - int((most + 1) * 2 * self.step / self.total)))
-
     def on_train_start(self) -> None:
         """Take over the signals from Lightning, and put the optimiser where it was."""
         self.watch.arm()
@@ -97,7 +91,8 @@ class SequenceModule(L.LightningModule):
         """Loss of one batch; not finite, it ends the run before the weights move."""
         inputs = batch[1]
         if self.config.first_length is not None:
-            inputs = self.model.task.cut(inputs, self.rows(inputs["tokens"].shape[1], self.config.first_length))
+            rows = self.config.rows(inputs["tokens"].shape[1], self.step, self.total)
+            inputs = self.model.task.cut(inputs, rows)
         output = self.model(inputs)
         loss: Tensor = self.model.task.loss(output, inputs)
         self.last_loss, share = float(loss.detach()), 1.0
