@@ -45,15 +45,15 @@ def lengths(bench: Any) -> list[int]:
 
 
 def test_a_run_from_end_to_end(monkeypatch: pytest.MonkeyPatch, titans: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(needles, "TESTS", {1024: 5, 2048: 2})
+    monkeypatch.setattr(needles, "TESTS", {1024: 5})
     monkeypatch.setattr(trial, "VALIDATED", 1024)
     given = ["bench", "needles", "--out", tmp_path, "--steps", "2", "--seeds", "0"]
     given += ["--tasks", "two_hop_text", "--models", "sliding"]
-    text = titans(*given, "--longest", "1024").stdout
+    text = titans(*given).stdout
     assert "## two_hop_text, right answers; by chance 25.00%" in text
     facts = json.loads(titans(*given, "--json").stdout, parse_constant=pytest.fail)
     key = key_of("two_hop_text", "sliding", 0)
-    assert list(facts["cells"]) == [key, key_of_test(key, 1024), key_of_test(key, 2048)]
+    assert list(facts["cells"]) == [key, key_of_test(key, 1024)]
     cell = facts["cells"][key_of_test(key, 1024)]
     assert (cell["sequences"], cell["asked"]) == (5, 15) and cell["seconds"] > 0 and cell["peak"] > cell["growth"] >= 0
     files = {entry.name for entry in tmp_path.iterdir()}
