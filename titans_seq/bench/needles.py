@@ -45,8 +45,8 @@ KEY = VALUE = 3  # letters; alike, since the value of a first hop is the key of 
 CONV = 16  # kernel of the memories' convolutions: marker and key are 11 nucleotides, or 10 characters
 FIRST, LENGTH = 256, 1024  # tokens of a sequence in training, in the beginning and in its second half
 STEPS, BATCH = 600, 8
-TESTS = {1024: 64, 4096: 64, 16_384: 32, 65_536: 16, 262_144: 8, 1_048_576: 4, 2_097_152: 4}  # sequences by length
-ROWS = 4  # sequences that a test reads side by side, of any length, so that memory can be compared
+TESTS = {1024: 64, 4096: 64, 16_384: 32, 65_536: 16, 262_144: 4, 1_048_576: 2, 2_097_152: 2}  # sequences by length
+ROWS = 2  # sequences that a test reads side by side, of any length, so that memory can be compared
 WARM_UP = 256  # tokens
 
 
@@ -79,7 +79,7 @@ class Plan(NamedTuple):
     steps: int = STEPS
     threads: int = 1
     longest: int = max(TESTS)  # tokens
-    budget: float = 1800.0  # seconds that a test may take; after one that takes more no longer one is tried
+    budget: float = 3600.0  # seconds that a test may take; after one that takes more no longer one is tried
 
 
 def chance(task: str) -> float:
