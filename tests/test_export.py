@@ -109,6 +109,12 @@ assert "pydantic" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("name", "batch"), [("dna_small", "(1, 64)"), ("series_small", "(1, 504, 1)")])
+def test_what_is_shipped_is_exported(titans: Any, tmp_path: Path, name: str, batch: str) -> None:
+    titans("models", "export", name, "--out", tmp_path / "exported")
+    assert f"{batch}, " in (tmp_path / "exported" / "README.md").read_text()
+
+
 def test_a_changed_byte_is_noticed_elsewhere_too(titans: Any, models: Any, tmp_path: Path) -> None:
     titans("models", "export", models.classifier, "--out", tmp_path / "exported")
     assert "exists" in titans("models", "export", models.classifier, "--out", tmp_path / "exported", code=2).stderr

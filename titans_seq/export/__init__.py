@@ -158,7 +158,7 @@ def _write_window(model: SequenceModel, source: str, window: int, file: Path) ->
 
 
 def _readme(model: SequenceModel, source: str, window: int | None) -> str:
-    length = window or (model.task.before if model.task.field == "forecast" else 64)
+    length = window or (model.task.window if model.task.field == "forecast" else 64)
     shapes = "\n".join(
         f"- `{name}`: {tuple(part.shape)}, {str(part.dtype).removeprefix('torch.')}"
         for name, part in example(model, length, 1).items()
