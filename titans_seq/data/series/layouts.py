@@ -166,6 +166,8 @@ def _from_tsf(data: bytes, name: str, reading: SeriesReading) -> Unrolled:
     for number, line in enumerate(lines):
         tag, *words = line.split() or [""]
         if tag.lower() == "@attribute" and len(words) == 2:
+            if words[0] in dict(attributes):
+                raise InputError(f"{name}: line {number + 1}: @attribute {words[0]!r} is there twice. Mend the header.")
             attributes.append((words[0], words[1].lower()))
         elif tag.lower() == "@frequency" and words and frequency is None:
             frequency = _frequency(words[0].lower(), name)
@@ -208,6 +210,8 @@ def _tsf_rows(
         raise InputError(f"{name}: two series are called {quoted(twice)}. Give each its own name.")
     dates = [column for column, kind in attributes if kind == "date"]
     other = {column: values for column, values in found.items() if column not in dates}
+    if taken := next((column for column in other if column in ("unique_id", "ds", "y")), None):
+        raise InputError(f"{name}: @attribute {taken!r} has the name of a column that values go to. Rename it.")
     return Unrolled(_rows(ids, starts, series, frequency, other), "", "tsf", frequency)
 
 
