@@ -33,7 +33,8 @@ from titans_seq.files import sha256, to_json, whole_file
 HANGS = 10  # seconds of processor time that an input may take
 MEMORY = 12 << 30  # bytes of addresses that a process may have
 LONGEST = 4000  # bytes of an input
-WATCHED = tuple(str(HERE.parent / "titans_seq" / name) for name in ("data", "recipe", "checkpoint", "training/points"))
+CODE = ("data", "recipe", "checkpoint", "memory_state", "training/points")
+WATCHED = tuple(str(HERE.parent / "titans_seq" / name) for name in CODE)
 
 DNA = b">a one\nACGTNNACGTRYACGT\nACGT\n>b\nttgaca\n"
 GENOME = b">chr1\n" + b"ACGTTGCAAC" * 8 + b"\n>chr2\nGGGGCCCCAATT\n"
