@@ -32,6 +32,7 @@ FOUND = [  # by `python benchmarks/fuzz.py`, as short as it could be made, and m
     ("table", b","),  # two columns without a name
     ("recipe", b"backbone: dna"),  # a recipe that names a backbone there is not
     ("parquet", PANIC),  # at which polars gives up
+    ("tsf", b"#" + b"\n" * 60 + b"@r"),  # took for ever
     ("tsf", b"@attribute a string\n@attribute a string\n@frequency hourly\n@data\nx:x:1"),  # one name twice
     ("tsf", b"@attribute a string\n@attribute y string\n@frequency hourly\n@data\nx:x:1"),  # the name of the values
 ]

@@ -18,8 +18,8 @@ from titans_seq.errors import InputError
 
 EPOCH = np.datetime64("1970-01-01", "us")  # where series without timestamps begin
 
-_TSF = re.compile(
-    rb"(?:\s*(?:#[^\n]*)?\n)*\s*@(?:relation|attribute|frequency|missing|equallength|horizon|data)\b", re.I
+_TSF = re.compile(  # each line in one way alone, or many blank ones take for ever
+    rb"(?:[^\S\n]*(?:#[^\n]*)?\n)*[^\S\n]*@(?:relation|attribute|frequency|missing|equallength|horizon|data)\b", re.I
 )
 _WORDS = {"yearly": "1y", "quarterly": "3mo", "monthly": "1mo", "weekly": "1w", "daily": "1d", "hourly": "1h"}
 _WORDS |= {"half_hourly": "30m", "minutely": "1m", "secondly": "1s"}
