@@ -49,7 +49,6 @@ from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps, left_beside, run_stream
 from titans_seq.training.calibration import calibrate, must_suffice
-from titans_seq.training.module import fit
 from titans_seq.training.world import Place, Strategy, World, joined, place_of
 
 # --- what every verb needs
@@ -251,6 +250,8 @@ def _fitted(
     recipe: Recipe, plan: "_Plan", out: Path, device: str, world: World
 ) -> tuple[SequenceModel, dict[str, float]]:
     """A model with the weights that were best on the validation items, and their metrics."""
+    from titans_seq.training.module import fit  # Lightning takes seconds, which only training needs
+
     torch.manual_seed(recipe.seed)
     model = SequenceModel(plan.backbone, plan.task)
     if recipe.start_from:

@@ -31,7 +31,6 @@ def interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-@torch.compiler.assume_constant_result
 def use_triton(
     operator: str, backend: str, device: str, dtype: str, lacking: str, probe: Callable[[str], None]
 ) -> bool:
@@ -60,6 +59,10 @@ def use_triton(
     if reason := missing() or (lacking and f"kernels need {lacking}") or _failing(probe, device):
         _say(f"{operator} runs in PyTorch (chunked), not in Triton: {reason}.")
     return not reason
+
+
+# What torch.compiler.assume_constant_result does, without its import of the compiler: a second for every command
+use_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
