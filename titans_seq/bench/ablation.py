@@ -125,7 +125,7 @@ def bench_ablation(out: Path, plan: Plan, *, fasta: str = SAMPLE, again: bool = 
         InputError: if the genome is too short.
     """
     asked = {TASK: task(plan, fasta)}
-    chosen = models(plan.models or tuple(ROWS), known={name: row.choices for name, row in ROWS.items()})
+    chosen = models(plan.models or tuple(ROWS), choices={name: row.choices for name, row in ROWS.items()})
     with opened(out, "ablation", settings(asked, plan.threads), {}, again) as results, watching() as watch:
         measure(results, asked, lambda _: chosen, plan.seeds, watch)
         facts = results.write()

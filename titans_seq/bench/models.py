@@ -1,6 +1,6 @@
 """The small models that are compared, by name: all of one width, depth and heads.
 
-To add one: its name and what it chooses, in `MODELS`. Any preset of MIRAS is known by its name.
+To add one: its name and what it chooses, in `choices_of`. Any preset of MIRAS is known by its name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,31 +16,47 @@ WINDOW = 16  # of a segment, and rows that sliding attention sees: two blocks re
 
 Choices = Mapping[str, Any]  # fields of a `BackboneConfig`
 
-MODELS: dict[str, Choices] = {
-    "lmm": {"block": {"kind": "lmm"}},
-    "lmm_linear": {"block": {"kind": "lmm"}, "memory": {"structure": {"kind": "matrix"}}},
-    "mac": {"block": {"kind": "mac", "segment": WINDOW}},
-    "mag": {"block": {"kind": "mag", "window": WINDOW}},
-    "mal": {"block": {"kind": "mal", "window": WINDOW}},
-    "attention": {"block": {"kind": "attention"}},
-    "sliding": {"block": {"kind": "attention", "window": WINDOW}},
-    **{name: {"preset": name} for name in ("gated_deltanet", "mamba2", "yaad")},
-}
-KNOWN = MODELS | {name: {"preset": name} for name in PRESETS if name not in MODELS}
+
+def choices_of(window: int) -> dict[str, Choices]:
+    """What every model chooses, by name; ``window``: tokens of a segment, or rows that sliding attention sees."""
+    blocks: dict[str, Choices] = {
+        "lmm": {"block": {"kind": "lmm"}},
+        "lmm_linear": {"block": {"kind": "lmm"}, "memory": {"structure": {"kind": "matrix"}}},
+        "mac": {"block": {"kind": "mac", "segment": window}},
+        "mag": {"block": {"kind": "mag", "window": window}},
+        "mal": {"block": {"kind": "mal", "window": window}},
+        "attention": {"block": {"kind": "attention"}},
+        "sliding": {"block": {"kind": "attention", "window": window}},
+    }
+    presets = ("gated_deltanet", "mamba2", "yaad", *PRESETS)
+    return blocks | {name: {"preset": name} for name in presets if name not in blocks}
 
 
-def backbone(choices: Choices, conv: int) -> BackboneConfig:
-    """The backbone that makes these choices; ``conv`` is the kernel of a memory that does not choose its own."""
-    memory = {"chunk_size": CHUNK, "conv": conv, **choices.get("memory", {})}
+KNOWN = choices_of(WINDOW)
+NAMES = ("lmm", "lmm_linear", "mac", "mag", "mal", "attention", "sliding", "gated_deltanet", "mamba2", "yaad")
+MODELS = {name: KNOWN[name] for name in NAMES}  # what is compared if nothing else is asked for
+
+
+def backbone(choices: Choices, conv: int, chunk: int) -> BackboneConfig:
+    """The backbone that makes these choices, with the memory's convolution and chunk where they are not chosen."""
+    memory = {"chunk_size": chunk, "conv": conv, **choices.get("memory", {})}
     return BackboneConfig.model_validate({**SIZE, **choices, "memory": memory})
 
 
-def models(names: Sequence[str], conv: int = 4, known: Mapping[str, Choices] = KNOWN) -> dict[str, BackboneConfig]:
+def models(
+    names: Sequence[str], conv: int = 4, choices: Mapping[str, Choices] = KNOWN, chunk: int = CHUNK
+) -> dict[str, BackboneConfig]:
     """Backbones by name.
+
+    Args:
+        names: of some of them.
+        conv: kernel of the memories' convolutions, tokens.
+        choices: what each that is known chooses.
+        chunk: of the memories, tokens.
 
     Raises:
         UsageError: if one is not known.
     """
-    if strange := [name for name in names if name not in known]:
-        raise UsageError(f"--models {strange[0]} is not one of {', '.join(known)}.")
-    return {name: backbone(known[name], conv) for name in names}
+    if strange := [name for name in names if name not in choices]:
+        raise UsageError(f"--models {strange[0]} is not one of {', '.join(choices)}.")
+    return {name: backbone(choices[name], conv, chunk) for name in names}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from titans_seq.backbone import BackboneConfig
-from titans_seq.bench.models import CHUNK, KNOWN, SIZE, WINDOW, models
+from titans_seq.bench.models import KNOWN, SIZE, choices_of, models
 from titans_seq.bench.process import Worker, memory_limit
 from titans_seq.bench.results import MiB, Results, markdown, opened
 from titans_seq.bench.synthetic import NUCLEOTIDES, TEXT, VOCABULARY, Background, Script, needle, words
@@ -42,6 +42,8 @@ from titans_seq.signals import Watch, watching
 from titans_seq.training.config import Training
 
 KEY = VALUE = 3  # letters; alike, since the value of a first hop is the key of the second
+WINDOW = 64  # tokens of a segment, and rows that sliding attention sees: far fewer than stand before a question
+CHUNK = 64  # of the memories
 CONV = 16  # kernel of the memories' convolutions: marker and key are 11 nucleotides, or 10 characters
 FIRST, LENGTH = 256, 1024  # tokens of a sequence in training, in the beginning and in its second half
 STEPS, BATCH = 600, 8
@@ -182,7 +184,7 @@ def measure_test(results: Results, key: str, tokens: int, plan: Plan, watch: Wat
 
 def measure(results: Results, asked: Mapping[str, Task], plan: Plan, watch: Watch) -> None:
     """Carry out the trials and tests that ``results`` do not have yet, trial by trial, the short tests first."""
-    wanted = trials(asked, lambda task: models(plan.models, task.conv), plan.seeds)
+    wanted = trials(asked, lambda task: models(plan.models, task.conv, choices_of(WINDOW), CHUNK), plan.seeds)
     missing = {key: missing_tests(results, key, cell, plan) for key, cell in wanted.items()}
     with Progress("measuring", "tests", sum(map(len, missing.values()))) as progress:
         for key, cell in wanted.items():
