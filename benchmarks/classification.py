@@ -93,6 +93,7 @@ def options_of(about: str, tasks: Sequence[str]) -> argparse.Namespace:
     parser = parser_of(about)
     parser.add_argument("--tasks", default=",".join(tasks), help="some of them, between commas")
     parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--starts", default=",".join(STARTS), help="one of them, or both")
     parser.add_argument(
         "--backbone", default="dna_small", help="shipped name, run or folder; a config: from scratch alone"
     )
@@ -101,6 +102,7 @@ def options_of(about: str, tasks: Sequence[str]) -> argparse.Namespace:
     rows_options(parser)
     options = parsed(parser)
     options.tasks, options.seeds = options.tasks.split(","), [int(seed) for seed in options.seeds.split(",")]
+    options.starts = options.starts.split(",")
     options.rates = [float(rate) for rate in options.rates.split(",")] if options.rates else []
     if unknown := set(options.tasks) - set(tasks):
         parser.error(f"--tasks: {', '.join(sorted(unknown))}: there are {', '.join(tasks)}")
@@ -146,7 +148,7 @@ def measure_all(name: str, options: argparse.Namespace, task_of: Callable[[str],
     With ``--rates`` only try these on the validation tables, as rows of ``NAME_dev``; no test table is read.
     """
     tasks = [task._replace(steps=options.steps or task.steps) for task in map(task_of, options.tasks)]
-    starts = starts_of(options.backbone)
+    starts = [start for start in starts_of(options.backbone) if start.name in options.starts]
     jobs = [Job(task, start, seed, options) for seed in options.seeds for task in tasks for start in starts]
     if options.rates:
         with results(f"{name}_dev", options, _tried) as rows:
