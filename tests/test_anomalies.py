@@ -67,6 +67,7 @@ WAYS = {
     "window": ("--set", "task.stride=8"),
     "stream": ("--set", "task.reads=stream"),
     "mixing": ("--set", "task.reads=stream", "--set", "task.mixing=true"),
+    "attention": ("--set", "task.reads=stream", "--set", "task.mixing=attention"),
 }
 
 

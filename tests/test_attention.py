@@ -79,6 +79,15 @@ def test_the_place_in_the_stream_does_not_matter() -> None:
     torch.testing.assert_close(y, naive_sliding(attention, x, 6, prefix, offset=2**26), rtol=1e-7, atol=1e-7)
 
 
+def test_a_set_is_plain_softmax_attention_in_any_order() -> None:
+    attention, x, order = Attention(WIDTH, H).double(), torch.randn(B, 5, WIDTH).double(), [3, 0, 4, 1, 2]
+    q, k, v = attention.heads_of(x)
+    found = attention.among(x)
+    all_seen = torch.ones(5, 5, dtype=torch.bool)
+    torch.testing.assert_close(found, softmax_attention(attention, q @ k.mT, all_seen, v), **EXACT)
+    torch.testing.assert_close(attention.among(x[:, order]), found[:, order], **EXACT)
+
+
 def test_rotation_is_orthogonal_and_relative() -> None:
     q, k = torch.randn(2, 50, 8, dtype=torch.float64)
     here, there = (rotation(torch.arange(50) + offset, 8) for offset in (0, 1000))

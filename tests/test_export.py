@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from titans_seq.backbone import BackboneConfig
-from titans_seq.checkpoint import load_pretrained
+from titans_seq.checkpoint import SequenceModel, load_pretrained, save_pretrained
 from titans_seq.export import example
 from titans_seq.miras.presets import PRESETS
 from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.tasks.forecasting import Forecasting
 
 # runs with the exported folder as the only place beside torch, safetensors and numpy with what these import
 PROGRAM = """
@@ -59,11 +60,20 @@ def read_elsewhere(folder: Path, batch: dict[str, torch.Tensor], at: Path) -> di
     return load_file(at / "found")
 
 
-@pytest.mark.parametrize("name", ["language", "wide"])
+def of_variates(folder: Path) -> Path:
+    """A forecaster whose channels attend to each other, as it was initialised."""
+    facts = {"channels": ("a", "b"), "location": (0.0, 1.0), "scale": (1.0, 2.0), "frequency": "1h"}
+    task = Forecasting(horizon=4, lookback=24, patch=8, stride=8, mixing="attention", **facts)
+    config = BackboneConfig(width=16, heads=2, depth=1, embedding=task.embedding())
+    save_pretrained(SequenceModel(config, task), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["language", "wide", "variates"])
 def test_an_exported_model_says_the_same_elsewhere(titans: Any, models: Any, tmp_path: Path, name: str) -> None:
-    source = getattr(models, name)
+    source = of_variates(tmp_path / "saved") if name == "variates" else getattr(models, name)
     model = load_pretrained(str(source))
-    length = model.task.before if name == "wide" else 40
+    length = 40 if name == "language" else model.task.before
     titans("models", "export", source, "--out", tmp_path / "exported", "--window", length)
     text = (tmp_path / "exported" / "README.md").read_text()
     batch = example(model, length, 1)

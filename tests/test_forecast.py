@@ -33,11 +33,12 @@ BLOCKS = {
     "mac": MAC(segment=8),
     "attention": AttentionOnly(window=4),
 }
-FORMS = [(block, False, "running") for block in BLOCKS] + [("lmm", True, "running"), ("mag", False, "training")]
+FORMS = [(block, "independent", "running") for block in BLOCKS]
+FORMS += [("lmm", "token", "running"), ("mag", "independent", "training"), ("mag", "attention", "running")]
 every_form = pytest.mark.parametrize(("block", "mixing", "normalisation"), FORMS)
 
 
-def make(block: str = "mag", mixing: bool = False, normalisation: str = "running", double: bool = True) -> Any:
+def make(block: str = "mag", mixing: str = "independent", normalisation: str = "running", double: bool = True) -> Any:
     torch.manual_seed(0)
     task = Forecasting(
         horizon=H, reads="stream", patch=P, lookback=24, mixing=mixing, normalisation=normalisation, **CHANNELS
@@ -78,7 +79,7 @@ def assert_alike(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], 
 
 
 @every_form
-def test_any_cut_equals_one_pass(block: str, mixing: bool, normalisation: str) -> None:
+def test_any_cut_equals_one_pass(block: str, mixing: str, normalisation: str) -> None:
     """In float64 to 1e-9: sums run in another order when a patch is read beside others."""
     model, values = make(block, mixing, normalisation), rows(43)
     expected = forecast(model, values)

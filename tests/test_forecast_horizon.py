@@ -26,7 +26,7 @@ def drawn_rows(count: int) -> np.ndarray:
     return values
 
 
-def make(reads: str, covariates: Covariates) -> SequenceModel:
+def make(reads: str, covariates: Covariates, mixing: str = "independent") -> SequenceModel:
     torch.manual_seed(0)
     task = Forecasting(
         horizon=H,
@@ -34,6 +34,7 @@ def make(reads: str, covariates: Covariates) -> SequenceModel:
         lookback=L,
         patch=P,
         stride=P,
+        mixing=mixing,
         channels=("a", "b"),
         location=(5.0, -1.0),
         scale=(2.0, 0.5),
@@ -71,15 +72,18 @@ def forecast(model: SequenceModel, rows: np.ndarray, known: np.ndarray, horizon:
 
 
 every_model = pytest.mark.parametrize(
-    ("reads", "covariates"),
-    [(r, c) for r in ("window", "stream") for c in (Covariates(), COVARIATES)],
-    ids=["window", "window-covariates", "stream", "stream-covariates"],
+    ("reads", "covariates", "mixing"),
+    [
+        *((r, c, "independent") for r in ("window", "stream") for c in (Covariates(), COVARIATES)),
+        *((r, COVARIATES, "attention") for r in ("window", "stream")),
+    ],
+    ids=["window", "window-covariates", "stream", "stream-covariates", "window-attention", "stream-attention"],
 )
 
 
 @every_model
-def test_a_shorter_horizon_is_the_beginning_of_the_trained_one(reads: str, covariates: Covariates) -> None:
-    model, given = make(reads, covariates), parts(covariates, H)
+def test_a_shorter_horizon_is_the_beginning_of_the_trained_one(reads: str, covariates: Covariates, mixing: str) -> None:
+    model, given = make(reads, covariates, mixing), parts(covariates, H)
     whole = forecast(model, **given, horizon=H)
     for horizon in range(1, H):
         found = forecast(model, given["rows"], given["known"][:horizon], horizon)
@@ -87,9 +91,9 @@ def test_a_shorter_horizon_is_the_beginning_of_the_trained_one(reads: str, covar
 
 
 @every_model
-def test_a_longer_one_reads_the_points_of_what_was_forecast(reads: str, covariates: Covariates) -> None:
+def test_a_longer_one_reads_the_points_of_what_was_forecast(reads: str, covariates: Covariates, mixing: str) -> None:
     """By hand: the medians stand below the table, without what is known up to now alone, and the rest is forecast."""
-    model, given = make(reads, covariates), parts(covariates, 2 * H + 2)
+    model, given = make(reads, covariates, mixing), parts(covariates, 2 * H + 2)
     found = forecast(model, **given, horizon=2 * H + 2)
     rows, known = given["rows"], given["known"]
     for start in (0, H, 2 * H):

@@ -122,6 +122,22 @@ def test_fine_tuning_takes_over_what_fits_and_says_so(titans: Any, tiny: Any, ge
     assert blocks and all(torch.equal(w, before.state_dict()[n]) for n, w in blocks.items())
 
 
+def test_attention_over_variates_goes_on_with_other_channels(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    """Trained on two channels, calibrated and tested; then on three of another table, forecast layer included."""
+    run, size = tmp_path / "run", ["--horizon", 4, "--lookback", 12, "--set", "task.patch=4", "--set", "task.stride=4"]
+    size += ["--set", "training.steps=2", "--quiet", *tiny.size, "--set", "task.mixing=attention", "--conformal", 80]
+    titans("forecast", "train", tiny.wide, "--out", run, *size)
+    backtest = ["--windows", 3, "--out", tmp_path / "back.csv", "--json"]
+    assert json.loads(titans("forecast", "backtest", run, tiny.wide, *backtest).stdout)["model"]["mse"] > 0
+    assert pl.read_csv(tmp_path / "back.csv")["hi-80"].is_finite().all()
+    head, *rows = days(tmp_path / "two.csv", count=90).read_text().splitlines()
+    three = tmp_path / "three.csv"
+    three.write_text("\n".join([f"{head},more", *(f"{row},{n % 7}" for n, row in enumerate(rows)), ""]))
+    told = tuned(titans, run, three, tmp_path / "other", "--horizon", 4)
+    assert "forecast layer; begins anew: nothing (channels a, b there, sales, stock, more here" in told
+    assert load_pretrained(str(tmp_path / "other")).task.mixing == "attention"
+
+
 def test_the_head_alone(titans: Any, tiny: Any, general: Path, tmp_path: Path) -> None:
     head = ["--set", "training.freeze=true"]
     tuned(titans, general, tiny.wide, tmp_path / "head", "--horizon", 4, *head)

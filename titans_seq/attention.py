@@ -1,4 +1,4 @@
-"""Short-range attention: causal sliding window and segments, each with persistent tokens that all rows see."""
+"""Short-range attention: causal sliding window and segments, with persistent tokens that all rows see; and sets."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from titans_seq.rotary import rotate, rotation
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions, (B, T, D) → (B, T, D)."""
+    """Multi-head attention, with rotary positions where rows have an order, (B, T, D) → (B, T, D)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -20,6 +20,11 @@ class Attention(nn.Module):
         """q, k, v of x (B, T, D), each (B, H, T, d), not yet rotated."""
         q, k, v = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
+
+    def among(self, x: Tensor) -> Tensor:
+        """Attend from each row of a set x (B, T, D) to all of them, whatever their order, (B, T, D)."""
+        y = F.scaled_dot_product_attention(*self.heads_of(x))
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def initial_window(self, batch: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a stream that has not begun, (B, H, 0, d)."""

@@ -148,9 +148,15 @@ def a_model(reads: str, channels: tuple[str, ...], **fields: Any) -> SequenceMod
 
 
 @pytest.mark.parametrize("reads", ["window", "stream"])
-@pytest.mark.parametrize("channels", [("a",), ("a", "b")], ids=len)
-def test_a_run_and_its_predictor_forecast_the_same(reads: str, channels: tuple[str, ...], tmp_path: Path) -> None:
-    model = a_model(reads, channels)
+@pytest.mark.parametrize(
+    ("channels", "mixing"),
+    [(("a",), "independent"), (("a", "b"), "independent"), (("a", "b"), "attention")],
+    ids=["one", "two", "attention"],
+)
+def test_a_run_and_its_predictor_forecast_the_same(
+    reads: str, channels: tuple[str, ...], mixing: str, tmp_path: Path
+) -> None:
+    model = a_model(reads, channels, mixing=mixing)
     target = np.random.default_rng(2).normal(size=(len(channels), 60)).round(3)
     target[:, 40] = np.nan
     times = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 3, 11), "1h", eager=True)
@@ -189,6 +195,16 @@ def test_one_estimator_trains_twice_and_keeps_its_callbacks() -> None:
     (found,) = two.predict([entry(np.stack([hours, hours]))])
     assert found.forecast_array.shape == (10, H, 2)
     assert ours.train_from(one, [entry(hours)]).model.task.channels == ("y",)
+
+
+def test_channels_that_attend_to_each_other_are_trained() -> None:
+    ours = estimator(task={**SIZE, "mixing": "attention"}, num_batches_per_epoch=2)
+    hours = np.sin(np.arange(80) / 4)
+    predictor = ours.train([entry(np.stack([hours, 100 * hours]))])
+    found, other = (
+        next(predictor.predict([entry(np.stack([hours, level * hours]))])).forecast_array for level in (100, 5)
+    )
+    assert found.shape == (10, H, 2) and not np.allclose(found[..., 0], other[..., 0])
 
 
 def test_a_stream_is_trained_and_read_to_its_first_row() -> None:

@@ -17,14 +17,18 @@ CHANNELS = {"channels": ("a", "b"), "location": (5.0, -1.0), "scale": (2.0, 0.5)
 FORMS = [
     {"mixing": mixing, "normalisation": normalisation, "pool": pool, "shortcut": shortcut, "output": output}
     for mixing, normalisation, pool, shortcut, output in [
-        (False, "instance", "flatten", False, Quantiles()),
-        (True, "instance", "last", True, Point()),
-        (False, "training", "last", True, Quantiles(levels=(0.1, 0.9))),
-        (True, "training", "flatten", False, Point(error="mae")),
-        (False, "instance", "flatten", True, StudentT()),
+        ("independent", "instance", "flatten", False, Quantiles()),
+        ("token", "instance", "last", True, Point()),
+        ("independent", "training", "last", True, Quantiles(levels=(0.1, 0.9))),
+        ("token", "training", "flatten", False, Point(error="mae")),
+        ("independent", "instance", "flatten", True, StudentT()),
+        ("attention", "instance", "flatten", True, Quantiles()),
+        ("attention", "training", "last", False, StudentT()),
     ]
 ]
-every_form = pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f['normalisation']}-{f['output'].kind}")
+every_form = pytest.mark.parametrize(
+    "form", FORMS, ids=lambda f: f"{f['mixing']}-{f['normalisation']}-{f['output'].kind}"
+)
 
 
 def build(**form: object) -> SequenceModel:
@@ -149,13 +153,15 @@ def streaming(**form: object) -> SequenceModel:
 
 
 STREAMS = [
-    {"mixing": False, "normalisation": "running", "output": Quantiles()},
-    {"mixing": True, "normalisation": "training", "output": Point()},
-    {"mixing": True, "normalisation": "running", "output": StudentT()},
+    {"mixing": "independent", "normalisation": "running", "output": Quantiles()},
+    {"mixing": "token", "normalisation": "training", "output": Point()},
+    {"mixing": "token", "normalisation": "running", "output": StudentT()},
+    {"mixing": "attention", "normalisation": "running", "output": Quantiles()},
 ]
+every_stream = pytest.mark.parametrize("form", STREAMS, ids=("running", "training", "student_t", "attention"))
 
 
-@pytest.mark.parametrize("form", STREAMS, ids=("running", "training", "student_t"))
+@every_stream
 def test_a_training_window_scores_what_follows_each_patch(form):
     """Against loops: rows that are seen are no target, what is missing does not count, the last patch weighs half."""
     model, batch = streaming(**form), {**windows(), "open": torch.tensor([1, 5, 8])}
@@ -177,7 +183,7 @@ def test_a_training_window_scores_what_follows_each_patch(form):
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 
 
-@pytest.mark.parametrize("form", STREAMS, ids=("running", "training", "student_t"))
+@every_stream
 def test_rows_that_are_not_yet_seen_do_not_reach_a_forecast(form):
     """No patch's forecast depends on a later row: not through the memory, not through the scaling."""
     model, batch = streaming(**form), {**windows(), "open": torch.tensor([3, 3, 3])}

@@ -159,7 +159,8 @@ def train(
 
     With --backbone it starts from a trained one and reads as that does; horizon, channels and frequency may differ.
     --set training.freeze=true then trains the forecast layer alone, --set task.zero_shot=true makes a model that
-    forecasts any table. synthetic:SEED/COUNT/LENGTH for the table is a panel of series drawn by chance.
+    forecasts any table, --set task.mixing=attention lets channels, which are read apart, attend to each other.
+    synthetic:SEED/COUNT/LENGTH for the table is a panel of series drawn by chance.
 
     Example: titans-seq forecast train sensors.csv --horizon 24 --out runs/sensors
     """

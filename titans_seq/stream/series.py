@@ -208,7 +208,7 @@ def initial_series(model: SequenceModel) -> SeriesState:
     device = next(model.parameters()).device
     return SeriesState(
         0,
-        model.backbone.initial_state(1 if task.mixing else len(task.channels)),
+        model.backbone.initial_state(len(task.channels) if task.apart else 1),
         model.head.initial_running(1),
         torch.zeros(1, task.patch, len(task.channels) + task.beside, dtype=torch.float64, device=device),
         torch.zeros(1, task.patch, len(task.channels) + task.beside, dtype=torch.bool, device=device),

@@ -40,7 +40,7 @@ class Beside(nn.Module):
 
     def __init__(self, task: "Forecasting"):
         super().__init__()
-        self.mixing, self.channels = task.mixing, len(task.channels)
+        self.apart, self.channels = task.apart, len(task.channels)
         self.known, self.rows = task.known, task.beside
         self.register_buffer("location", torch.tensor(task.covariates.location), persistent=False)
         self.register_buffer("scale", torch.tensor(task.covariates.scale), persistent=False)
@@ -68,15 +68,15 @@ class Beside(nn.Module):
         Returns:
             (B, N, F), or (B C, N, F) where channels are read apart: each has all covariates beside it.
         """
-        apart = target.flatten(2) if self.mixing else target.transpose(1, 2).flatten(0, 1).flatten(2)
+        own = (target.transpose(1, 2).flatten(0, 1) if self.apart else target).flatten(2)
         if not len(self.location):
-            return apart
+            return own
         N, P = target.shape[1], target.shape[-1]
         parts = [self._marked(values, seen, 0).unfold(1, P, stride).flatten(2)]
         if static is not None:
             parts.append(self._marked(static, static.isfinite(), self.rows).flatten(1)[:, None].expand(-1, N, -1))
-        beside = torch.cat(parts, -1).to(apart.dtype)
-        return torch.cat([apart, beside if self.mixing else self.each(beside)], -1)
+        beside = torch.cat(parts, -1).to(own.dtype)
+        return torch.cat([own, self.each(beside) if self.apart else beside], -1)
 
     def each(self, shared: Tensor) -> Tensor:
         """What is of all channels (B, ...) for each that is read apart, (B C, ...)."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from titans_seq.tasks.forecasting.covariates import Ahead, Beside
+from titans_seq.tasks.forecasting.variates import VariateAttention
 
 if TYPE_CHECKING:
     from titans_seq.tasks.forecasting.task import Forecasting
@@ -32,12 +33,13 @@ class Head(nn.Module):
         self.register_buffer("location", torch.tensor(task.location), persistent=False)
         self.register_buffer("scale", torch.tensor(task.scale), persistent=False)
         self.channels = len(task.channels)
-        self.numbers = task.output.numbers * (self.channels if task.mixing else 1)
+        self.numbers = task.output.numbers * (1 if task.apart else self.channels)
         self.dropout = nn.Dropout(task.dropout)
         self.steps = nn.Linear(rows * width, steps * self.numbers)
         self.shortcut = nn.Linear(task.lookback, task.horizon) if task.shortcut else None
         self.beside = Beside(task)
         self.ahead = Ahead(rows * width, task.known, width, self.numbers) if task.known else None
+        self.variates = VariateAttention(width, self.channels) if task.mixing == "attention" else nn.Identity()
 
     def start(self, batch: dict[str, Tensor]) -> None:
         """A window is one block."""
@@ -52,8 +54,8 @@ class Head(nn.Module):
         raw = self.steps(hidden)
         raw = (raw if raw.dtype == torch.float64 else raw.float()).unflatten(-1, (-1, self.numbers))[..., asked, :]
         if self.ahead is not None and known is not None:
-            known = known if task.mixing else self.beside.each(known)
+            known = self.beside.each(known) if task.apart else known
             raw = raw + self.ahead(hidden, known.to(hidden.dtype)).to(raw.dtype)
-        if task.mixing:
-            return raw.unflatten(-1, (-1, task.output.numbers))
-        return raw.unflatten(0, (-1, self.channels)).movedim(1, -2)
+        if task.apart:
+            return raw.unflatten(0, (-1, self.channels)).movedim(1, -2)
+        return raw.unflatten(-1, (-1, task.output.numbers))

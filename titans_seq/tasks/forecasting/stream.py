@@ -117,7 +117,7 @@ class StreamHead(Head):
     def result(self, read: Opened) -> Tensor:
         """Forecast (B, H, C, K) in training standard deviations; the rows (B, N, P - 1 + H, C, K) in training."""
         asked = slice(None) if read.filled is None else slice(read.filled - 1, read.filled - 1 + self.task.horizon)
-        raw = self.told(read.hidden, read.known, asked)
+        raw = self.told(self.variates(read.hidden), read.known, asked)
         output = self.task.output.moved(self.task.output.mapped(raw), read.location[:, :, None], read.scale[:, :, None])
         return output if read.filled is None else output[:, -1]
 

@@ -35,6 +35,10 @@ class Forecasting(Choice):
     continuing a stream equals reading it again. It is trained on windows of ``lookback`` rows, on what follows each
     of their patches, and half of the loss is of the last one, cut at a random row as it is in use.
 
+    ``mixing="independent"``: one model reads each channel apart (PatchTST, arXiv 2211.14730). ``"token"``: a patch
+    holds all channels side by side. ``"attention"``: channels are read apart, and before the forecast layer the hidden
+    row of each attends to those of all channels at its place, see `VariateAttention`.
+
     Covariates are read with the patch that they stand beside, each channel with all of them. What is known beforehand
     of a row that is forecast is read with its step alone. Of ``irregular`` series the time since the row before, as
     its logarithm, is one more that is known: that of the rows which are asked for.
@@ -56,7 +60,10 @@ class Forecasting(Choice):
     )
     patch: int = Field(default=16, ge=1, description="Rows a token.")
     stride: int = Field(default=8, ge=1, description="Rows from one token to the next.")
-    mixing: bool = Field(default=False, description="Read all channels in one token, instead of each channel apart.")
+    mixing: Literal["independent", "token", "attention"] = Field(
+        default="independent",
+        description="Channels read apart, all in one token, or apart and then each attending to all.",
+    )
     normalisation: Literal["instance", "running", "training"] = "instance"
     pool: Literal["last", "flatten"] = Field(default="flatten", description="Forecast from the last token or from all.")
     shortcut: bool = Field(default=False, description="Add one linear map of the normalised window.")
@@ -90,6 +97,12 @@ class Forecasting(Choice):
         sizes = {"stride": patch, "lookback": STREAM_PATCHES * patch} if isinstance(patch, int) else {}
         return {"normalisation": "running", "pool": "last", **sizes, **given}
 
+    @field_validator("mixing", mode="before")
+    @classmethod
+    def _as_a_flag(cls, given: Any) -> Any:
+        """False and true are the first two: what recipes and models said before there was a third."""
+        return ("token" if given else "independent") if isinstance(given, bool) else given
+
     @field_validator("conformal")
     @classmethod
     def _rising(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
@@ -108,10 +121,10 @@ class Forecasting(Choice):
 
     @model_validator(mode="after")
     def _any_table(self) -> "Forecasting":
-        if self.zero_shot and (self.mixing or self.normalisation == "training"):
+        if self.zero_shot and (self.mixing != "independent" or self.normalisation == "training"):
             raise ValueError(
-                "zero_shot needs channels that are read apart and a scale of their own: mixing false, and "
-                "normalisation instance or running"
+                "zero_shot needs channels that are read apart, whatever another table has beside them, and a scale of "
+                "their own: mixing independent, and normalisation instance or running"
             )
         return self
 
@@ -162,6 +175,11 @@ class Forecasting(Choice):
         return self.patch - 1 + self.horizon
 
     @property
+    def apart(self) -> bool:
+        """Whether the backbone reads each channel as a series of its own, (B C, N, D)."""
+        return self.mixing != "token"
+
+    @property
     def known(self) -> int:
         """Covariates that are known of the rows to be forecast, K; the time since the row before is one."""
         return len(self.covariates.known_future) + self.irregular if self.covariates.location else 0
@@ -174,7 +192,7 @@ class Forecasting(Choice):
     def takes_head(self, other: "Forecasting") -> bool:
         """Whether the forecast layer that was trained for another task can be taken over."""
         return all(getattr(self, name) == getattr(other, name) for name in _OF_HEAD) and (
-            len(self.channels) == len(other.channels) or not self.mixing
+            len(self.channels) == len(other.channels) or self.apart
         )
 
     def other_than(self, other: "Forecasting") -> list[str]:
@@ -187,7 +205,7 @@ class Forecasting(Choice):
 
     def embedding(self, tokens: Embedding | None = None) -> Embedding:
         """How the backbone reads; a series has no other tokens than its patches."""
-        read = (max(1, len(self.channels)) if self.mixing else 1) + self.beside
+        read = (1 if self.apart else max(1, len(self.channels))) + self.beside
         return Patches(features=2 * (self.patch * read + len(self.covariates.location) - self.beside))
 
     def head(self, width: int) -> ForecastHead | StreamHead:
@@ -324,7 +342,7 @@ class Forecasting(Choice):
         return dict(zip(task.names, columns, strict=True))
 
 
-# What decides the forecast layer's shape and meaning, beside the number of channels that are mixed
+# What decides the forecast layer's shape and meaning, beside the number of channels in one token
 _OF_HEAD = (
     "reads",
     "horizon",

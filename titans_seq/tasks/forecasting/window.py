@@ -61,7 +61,7 @@ class ForecastHead(Head):
 
     def result(self, read: Window) -> Tensor:
         """Forecast (B, H, C, K) in training standard deviations."""
-        output = self.task.output.mapped(self.told(read.hidden.flatten(1), read.known))
+        output = self.task.output.mapped(self.told(self.variates(read.hidden).flatten(1), read.known))
         if self.shortcut is not None:
             along = self.shortcut(read.scaled.transpose(1, 2)).transpose(1, 2)
             output = self.task.output.moved(output, along, torch.ones_like(along))
