@@ -18,7 +18,7 @@ from titans_seq.backbone import BackboneConfig
 from titans_seq.bench.models import KNOWN, SIZE, choices_of, models
 from titans_seq.bench.process import Worker, memory_limit
 from titans_seq.bench.results import MiB, Results, markdown, opened
-from titans_seq.bench.synthetic import NUCLEOTIDES, TEXT, VOCABULARY, Background, Script, needle, words
+from titans_seq.bench.synthetic import NUCLEOTIDES, TEXT, VOCABULARY, Background, Drawn, Script, needle, words
 from titans_seq.bench.trial import (
     SEEDS,
     TEST,
@@ -53,11 +53,11 @@ WARM_UP = 256  # tokens
 
 
 class Kind(NamedTuple):
-    """What is hidden, and how often training asks for it; a test asks once."""
+    """What a test hides, and asks for once at its end."""
 
     chains: int
     hops: int
-    questions: int  # in training; with one, memories learned nothing in 400 steps of `recall`
+    begin: tuple[int, int]  # chains, and questions for them, of a training sequence that is shorter than `LENGTH`
 
 
 class Ground(NamedTuple):
@@ -67,7 +67,8 @@ class Ground(NamedTuple):
     background: Background | None
 
 
-KINDS = {"single": Kind(1, 1, 8), "several": Kind(4, 1, 8), "two_hop": Kind(4, 2, 4)}
+KINDS = {"single": Kind(1, 1, (1, 8)), "several": Kind(4, 1, (1, 8)), "two_hop": Kind(4, 2, (4, 4))}
+FULL = (4, 4)  # the same of one that is not: to ask again and again for one fact, short before, teaches to keep nothing
 GROUNDS = {"dna": Ground(NUCLEOTIDES, None), "text": Ground(TEXT, words)}
 TASKS = {f"{kind}_{ground}": (kind, ground) for kind in KINDS for ground in GROUNDS}
 
@@ -104,7 +105,11 @@ def tasks(names: Sequence[str], steps: int) -> dict[str, Task]:
 
 def _task(kind: Kind, ground: Ground, steps: int) -> Task:
     test = partial(needle, key=KEY, value=VALUE, chains=kind.chains, hops=kind.hops, **ground._asdict())
-    train = partial(test, questions=kind.questions)
+
+    def train(rng: np.random.Generator, length: int, batch: int) -> Drawn:
+        chains, questions = FULL if length >= LENGTH else kind.begin
+        return partial(test, chains=chains, questions=questions)(rng, length, batch)
+
     vocabulary = ground.script.vocabulary
     training = Training(steps=steps, batch_size=BATCH, first_length=FIRST)
     return Task(Draws(train, train, test), vocabulary, vocabulary, LENGTH, training, TESTS, CONV)
@@ -295,9 +300,10 @@ def about(results: Results) -> str:
         f"- several: {several.chains} facts, one asked for. two_hop: {hop.chains} chains of two facts, key to key and "
         "key to value; the first key asks for the value. Chance there is to name any value that was read.\n"
         f"- dna: random nucleotides. text: characters, random words of {len(VOCABULARY)} by Zipf's law.\n"
-        f"- Training asks {KINDS['single'].questions}, {several.questions} and {hop.questions} times a sequence, a "
-        f"test once, at its end. Tests are read as streams, {ROWS} sequences side by side; peak memory is the growth "
-        "above the loaded model and the sequences."
+        f"- Training hides {FULL[0]} facts, or chains, and asks for each once, so that a value has to be kept for some "
+        f"hundred tokens; in its shorter first rows one fact, asked for {KINDS['single'].begin[1]} times. A test asks "
+        f"once, at its end. Tests are read as streams, {ROWS} sequences side by side; peak memory is the growth above "
+        "the loaded model and the sequences."
     )
 
 
