@@ -28,8 +28,8 @@ from titans_seq.data.record import decode
 from titans_seq.data.reference import Reference
 from titans_seq.data.windows import BEGIN
 from titans_seq.files import sha256, whole_file
+from titans_seq.job import load
 from titans_seq.resources import data_file
-from titans_seq.run import load
 
 CHR20, NAME = "card:human_b37/human_b37_chr20.fa.gz", "20"
 ONE_PASS = 100_000  # bases that are also read at once

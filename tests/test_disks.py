@@ -154,8 +154,8 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 def test_a_folder_that_cannot_be_written_is_told_before_work(
     titans: Any, tiny: Any, models: Any, read_only: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    monkeypatch.setattr("titans_seq.run.load_pretrained", lambda source: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("titans_seq.run.SequenceModel", lambda *_: pytest.fail("a model was made"))
+    monkeypatch.setattr("titans_seq.job.load_pretrained", lambda source: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("titans_seq.job.SequenceModel", lambda *_: pytest.fail("a model was made"))
     given = {
         "predict": ["genomics", "predict", models.classifier, tiny.fasta, "--out", read_only / "o.csv"],
         "score": ["genomics", "score", models.language, tiny.fasta, "--out", read_only / "new" / "o.parquet"],

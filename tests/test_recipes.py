@@ -12,9 +12,10 @@ import yaml
 
 from titans_seq.backbone import BackboneConfig
 from titans_seq.embedding import Patches
+from titans_seq.job import parameters
 from titans_seq.recipe import load_backbone_config, load_recipe
 from titans_seq.resources import PREFIXES, card, find, is_drawn, is_there, names
-from titans_seq.run import parameters, train
+from titans_seq.run import train
 from titans_seq.tasks.forecasting import Forecasting
 from titans_seq.tasks.language import LanguageModel
 

@@ -43,11 +43,12 @@ from titans_seq.forecast import (
     unique_id,
     with_time,
 )
+from titans_seq.job import Job, dry, finished, identity, keep, write
 from titans_seq.memory import NeuralMemory, recorded_surprise, taken_surprise
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.examples import forecast_examples
 from titans_seq.resources import data_file
-from titans_seq.run import Job, dry, finished, identity, keep, train, write
+from titans_seq.run import train
 from titans_seq.stream import Point, Steps
 
 MODEL, NAIVE, THETA = "model", "seasonal_naive", "auto_theta"

@@ -16,12 +16,13 @@ from titans_seq.data.fasta import read_fasta
 from titans_seq.evaluation import evaluate
 from titans_seq.files import must_be_new, to_json, write_text
 from titans_seq.genomics import predict
+from titans_seq.job import prepare
 from titans_seq.progress import Progress
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report import write_report
 from titans_seq.report.plots import forecast_plot, likelihood_plot
 from titans_seq.resources import data_file
-from titans_seq.run import prepare, train
+from titans_seq.run import train
 from titans_seq.stream.sequences import token_loglik
 
 REGION = "sample:ecoli_region/region.fa.gz"

@@ -20,9 +20,9 @@ from titans_seq.data.subset import rows_in
 from titans_seq.data.windows import LabelledSequences, N
 from titans_seq.errors import InputError, TitansError, UsageError, warn
 from titans_seq.genomics import blocks_of, regions_for, tracks_of
+from titans_seq.job import data_of, dry, keep, load, reading_of
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file
-from titans_seq.run import data_of, dry, keep, load, reading_of
 from titans_seq.stream import Point, prefetch
 from titans_seq.stream.sequences import Course, block_size, learned_start, track_steps
 from titans_seq.training.evaluation import answers

@@ -17,9 +17,9 @@ from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, inform, warn
+from titans_seq.job import SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
-from titans_seq.run import SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.stream import Point, Steps
 from titans_seq.stream.series import Forecaster, Streams, initial_series, series_steps, window_steps
 

@@ -20,10 +20,10 @@ from titans_seq.data.sequences import WHOLE, each_sequence, is_fasta, read_seque
 from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import FastaFile, PartFile, RowFile
 from titans_seq.errors import InputError, ModelError, UsageError, warn
+from titans_seq.job import Job, SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.memory import NeuralMemory
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.resources import data_file, is_there
-from titans_seq.run import Job, SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
 from titans_seq.stream import Point, Steps, prefetch
 from titans_seq.stream.generation import Sampling, begun, generation_steps
 from titans_seq.stream.sequences import (

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from titans_seq.errors import TitansError
+from titans_seq.job import prepare
 from titans_seq.recipe import build
-from titans_seq.run import follow, must_share, prepare
+from titans_seq.run import follow, must_share
 from titans_seq.training.world import Place
 
 

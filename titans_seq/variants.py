@@ -19,8 +19,8 @@ from titans_seq.data.vcf import VcfFile, annotated, described, info_ids
 from titans_seq.data.write import SUFFIXES, PartFile, Row, RowFile
 from titans_seq.errors import UsageError
 from titans_seq.files import must_be_new
+from titans_seq.job import SharedJob, data_of, dry, finished, identity, write
 from titans_seq.resources import data_file
-from titans_seq.run import SharedJob, data_of, dry, finished, identity, write
 from titans_seq.stream import prefetch
 from titans_seq.stream.variants import Scorer, default_score
 

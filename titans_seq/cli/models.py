@@ -63,9 +63,9 @@ def show(
         raise UsageError(f"--model is of a state file, and {name} is none. Leave it out.")
     from titans_seq.backbone import BackboneConfig
     from titans_seq.checkpoint import load_config, shipped
+    from titans_seq.job import load, parameters
     from titans_seq.recipe import load_backbone_config
     from titans_seq.resources import names
-    from titans_seq.run import load, parameters
     from titans_seq.tasks.language import LanguageModel
 
     if name in names("configs") and name not in shipped():
