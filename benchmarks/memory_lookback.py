@@ -20,7 +20,7 @@ from titans_seq.bench.results import markdown
 from titans_seq.checkpoint import load_pretrained
 from titans_seq.data.sources import SeriesSource
 from titans_seq.data.windows import SeriesWindows
-from titans_seq.report.plots import Panel, scaling_plot
+from titans_seq.report.plots.benchmarks import Panel, scaling_plot
 from titans_seq.tasks.forecasting import Forecasting
 from titans_seq.training.evaluation import evaluate
 

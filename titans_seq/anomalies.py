@@ -15,7 +15,7 @@ from titans_seq.files import must_be_new
 from titans_seq.forecast import begun, extended, for_table, must_reach, read_table, stamp, unique_id, with_time
 from titans_seq.job import Job, dry, finished, identity, write
 from titans_seq.progress import Progress
-from titans_seq.report.plots import anomaly_plot
+from titans_seq.report.plots.anomalies import anomaly_plot
 from titans_seq.resources import data_file
 from titans_seq.stream import Point
 from titans_seq.stream.anomalies import Scored, Walk, step_of

@@ -20,7 +20,8 @@ from titans_seq.job import prepare
 from titans_seq.progress import Progress
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report import write_report
-from titans_seq.report.plots import forecast_plot, likelihood_plot
+from titans_seq.report.plots.forecasts import forecast_plot
+from titans_seq.report.plots.likelihood import likelihood_plot
 from titans_seq.resources import data_file
 from titans_seq.run import train
 from titans_seq.stream.sequences import token_loglik

@@ -151,7 +151,7 @@ class MutationFile(RowFile):
 
     def convert(self, draft: Path) -> int:
         """Draw the picture, then the table."""
-        from titans_seq.report.plots import mutation_plot  # on use: what draws takes a second to import
+        from titans_seq.report.plots.mutations import mutation_plot  # on use: what draws takes a second to import
 
         positions, reference = array("q"), bytearray()
         found: dict[str, array[float]] = {}

@@ -9,19 +9,11 @@ import pytest
 from matplotlib.image import imread
 
 from titans_seq.data.record import Series
-from titans_seq.report.plots import (
-    Chart,
-    Panel,
-    Share,
-    _strongest,
-    accuracy_plot,
-    bits,
-    forecast_plot,
-    likelihood_plot,
-    mutation_plot,
-    scaling_plot,
-    scores_plot,
-)
+from titans_seq.report.plots.benchmarks import Chart, Panel, Share, accuracy_plot, scaling_plot
+from titans_seq.report.plots.forecasts import forecast_plot
+from titans_seq.report.plots.likelihood import bits, likelihood_plot
+from titans_seq.report.plots.mutations import _strongest, mutation_plot
+from titans_seq.report.plots.scores import scores_plot
 
 NAMES = ["temperature", "$\\frac{", "a\x00b\nc", "温度", "x" * 10_000, "<b>"]
 START = datetime(2024, 1, 1)

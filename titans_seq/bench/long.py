@@ -221,7 +221,7 @@ def about(results: Results) -> str:
 
 def draw(results: Results) -> None:
     """Draw speed and memory over the length, and how far the state goes along the longest streams."""
-    from titans_seq.report.plots import Panel, scaling_plot
+    from titans_seq.report.plots.benchmarks import Panel, scaling_plot
 
     done = sorted((cell for cell in results.cells.values() if "failed" not in cell), key=lambda cell: cell["tokens"])
 

@@ -221,7 +221,7 @@ ABOUT = (
 
 def draw(results: Results) -> None:
     """Draw speed and memory over the length, at the fewest threads measured."""
-    from titans_seq.report.plots import Panel, scaling_plot
+    from titans_seq.report.plots.benchmarks import Panel, scaling_plot
 
     cells = [(Cell(**cell["cell"]), cell["rows"]) for cell in results.cells.values()]
     fewest = min(cell.threads for cell, _ in cells)

@@ -309,7 +309,7 @@ def about(results: Results) -> str:
 
 def draw(results: Results) -> None:
     """Draw right answers by length, a chart a task, and in another picture time and memory."""
-    from titans_seq.report.plots import Chart, Panel, Share, accuracy_plot, scaling_plot
+    from titans_seq.report.plots.benchmarks import Chart, Panel, Share, accuracy_plot, scaling_plot
 
     charts = []
     for task in TASKS:

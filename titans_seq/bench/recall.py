@@ -182,7 +182,7 @@ def about(facts: dict[str, Any], asked: Sequence[str]) -> str:
 
 def draw(results: Results) -> None:
     """Draw the needle's accuracy by length, the sequences of all seeds together."""
-    from titans_seq.report.plots import Chart, Share, accuracy_plot
+    from titans_seq.report.plots.benchmarks import Chart, Share, accuracy_plot
 
     cells, facts = list(results.cells.values()), results.about["settings"]["tasks"]
     charts = []

@@ -274,7 +274,7 @@ def evaluate(
         return found
     write_json(found, out)
     if out is not None:
-        from titans_seq.report.plots import scores_plot
+        from titans_seq.report.plots.scores import scores_plot
 
         scores_plot(found, out.with_suffix(".png"), title=f"{Path(model).name} on {Path(table).name}")
     return score_table(found), found, 0
