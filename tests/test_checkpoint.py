@@ -27,7 +27,7 @@ from titans_seq.checkpoint import (
 from titans_seq.errors import ModelError
 from titans_seq.files import sha256
 from titans_seq.memory import MemoryConfig
-from titans_seq.stream.sequences import token_loglik
+from titans_seq.stream.tracks import token_loglik
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.forecasting import Forecasting
 from titans_seq.tasks.language import LanguageModel

@@ -18,7 +18,7 @@ from titans_seq.data.record import decode
 from titans_seq.embedding import Kmers, N, Nucleotides
 from titans_seq.errors import NumericFault, UsageError
 from titans_seq.memory import MemoryConfig
-from titans_seq.stream import Steps, sequences
+from titans_seq.stream import Steps, walk
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
 
@@ -30,7 +30,7 @@ TOKENS = {"single": Nucleotides(), "overlapping": Kmers(k=3), "side": Kmers(k=3,
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequences, "BLOCK", 48)
+    monkeypatch.setattr(walk, "BLOCK", 48)
 
 
 def records(lengths: list[int] = LENGTHS) -> list[np.ndarray]:
@@ -155,7 +155,7 @@ def test_what_is_stopped_goes_on(
 
 
 def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequences, "BLOCK", 2048)
+    monkeypatch.setattr(walk, "BLOCK", 2048)
     save_pretrained(make(block=LMM(), chunk_size=128), tmp_path / "model")
     sizes = [8 * 2048, 72 * 2048]
     for bases in sizes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from titans_seq.data.fasta import Block
 from titans_seq.data.shards import Shard
 from titans_seq.errors import UsageError
-from titans_seq.stream import sequences
+from titans_seq.stream import walk
 from titans_seq.stream.sequences import units_of
 
 
@@ -32,7 +32,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequences, "BLOCK", 64)
+    monkeypatch.setattr(walk, "BLOCK", 64)
 
 
 @pytest.fixture

@@ -25,9 +25,11 @@ from titans_seq.errors import InputError, Interrupted, ModelError, UsageError
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import read_state
 from titans_seq.miras.structure import MLP, Matrix
-from titans_seq.stream import Point, Steps, generation, sequences
+from titans_seq.stream import Point, Steps, generation, walk
 from titans_seq.stream.generation import Sampling, drawn
-from titans_seq.stream.sequences import Course, learned_start, sequence_steps, track_steps
+from titans_seq.stream.sequences import sequence_steps
+from titans_seq.stream.tracks import track_steps
+from titans_seq.stream.walk import Course, learned_start
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
 from titans_seq.tasks.pooling import Embedder
@@ -88,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequences, "BLOCK", 64)
+    monkeypatch.setattr(walk, "BLOCK", 64)
     monkeypatch.setattr(generation, "PIECE", 16)
 
 

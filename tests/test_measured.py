@@ -14,7 +14,7 @@ from titans_seq.evaluation import REGION, _region_of_genome, evaluate
 from titans_seq.files import sha256
 from titans_seq.measured import Measured, kept_measured
 from titans_seq.report.examples import _bands
-from titans_seq.stream.sequences import token_loglik
+from titans_seq.stream.tracks import token_loglik
 
 
 def latest(run: Path) -> Measured:

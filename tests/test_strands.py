@@ -21,8 +21,10 @@ from titans_seq.data.windows import reverse_complement
 from titans_seq.errors import Interrupted
 from titans_seq.memory import MemoryConfig
 from titans_seq.signals import Watch
-from titans_seq.stream import Point, sequences
-from titans_seq.stream.sequences import Course, learned_start, sequence_steps, track_steps
+from titans_seq.stream import Point, walk
+from titans_seq.stream.sequences import sequence_steps
+from titans_seq.stream.tracks import track_steps
+from titans_seq.stream.walk import Course, learned_start
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
 from titans_seq.tasks.pooling import Embedder
@@ -34,7 +36,7 @@ every_block = pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.kind)
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequences, "BLOCK", 64)
+    monkeypatch.setattr(walk, "BLOCK", 64)
 
 
 def make(block: Any = BLOCKS[1], task: Any = None, **backbone: Any) -> SequenceModel:
@@ -261,7 +263,7 @@ def test_what_cannot_be_carried_is_refused_by_name(
 def test_a_record_that_is_too_long_to_be_read_as_a_whole(
     titans: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (sequences, genomics):
+    for module in (walk, genomics):
         monkeypatch.setattr(module, "TOGETHER", 100)
     given = ["genomics", "predict", folder / "both", folder / "x.fa", "--out", tmp_path / "x.csv"]
     told = titans(*given, code=3).stderr

@@ -25,8 +25,9 @@ from titans_seq.errors import InputError, ModelError, NumericFault
 from titans_seq.files import locked
 from titans_seq.memory import MemoryConfig
 from titans_seq.stream import Point, Steps, prefetch, run_stream
-from titans_seq.stream.sequences import block_size, carried_template, sequence_steps
+from titans_seq.stream.sequences import sequence_steps
 from titans_seq.stream.series import window_steps
+from titans_seq.stream.walk import block_size, carried_template
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
 

@@ -23,8 +23,10 @@ from titans_seq.data.windows import GenomeWindows, MaskedWindows, reverse_comple
 from titans_seq.embedding import BEGIN, MASK, PAD, VOCABULARY, Embedding, Kmers, N, Nucleotides, spelled, word_tokens
 from titans_seq.files import sha256
 from titans_seq.memory import MemoryConfig
-from titans_seq.stream import Point, sequences
-from titans_seq.stream.sequences import Course, block_size, learned_start, sequence_steps, track_steps
+from titans_seq.stream import Point, walk
+from titans_seq.stream.sequences import sequence_steps
+from titans_seq.stream.tracks import token_loglik, track_steps
+from titans_seq.stream.walk import Course, block_size, learned_start
 from titans_seq.tasks.language import LanguageModel, base_logits
 from titans_seq.tasks.masked import MaskedLanguageModel
 from titans_seq.tasks.pooling import Embedder
@@ -160,14 +162,14 @@ def test_a_base_is_predicted_from_those_before_it(tokens: Embedding) -> None:
     model, codes = make(tokens).double(), bases(40)
     changed = codes.copy()
     changed[23:] = np.where(codes[23:] < N, 3 - codes[23:], N)
-    ours, theirs = (sequences.token_loglik(model, c) for c in (codes, changed))
+    ours, theirs = (token_loglik(model, c) for c in (codes, changed))
     np.testing.assert_allclose(ours[:23], theirs[:23], rtol=1e-12, atol=1e-6)
     assert ((ours != 0) == (codes < N)).all()  # every base is scored, beside an N too
 
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequences, "BLOCK", 48)
+    monkeypatch.setattr(walk, "BLOCK", 48)
 
 
 def blocks(codes: list[np.ndarray], size: int) -> Iterator[Block]:
@@ -271,7 +273,7 @@ def test_tokens_are_saved_with_the_model(tokens: Embedding, tmp_path: Path) -> N
     again = load_pretrained(str(tmp_path / "model"))
     assert again.backbone.config.embedding == tokens and again.task.word == tokens.stride
     codes = bases(50)
-    np.testing.assert_array_equal(sequences.token_loglik(again, codes), sequences.token_loglik(model, codes))
+    np.testing.assert_array_equal(token_loglik(again, codes), token_loglik(model, codes))
 
 
 def test_a_checkpoint_that_says_nothing_of_words_is_of_single_nucleotides(tmp_path: Path) -> None:
@@ -284,7 +286,7 @@ def test_a_checkpoint_that_says_nothing_of_words_is_of_single_nucleotides(tmp_pa
     (folder / "SHA256SUMS").write_text("".join(f"{sha256(file)}  {file.name}\n" for file in files))
     codes = bases(50)
     again = load_pretrained(str(folder))
-    np.testing.assert_array_equal(sequences.token_loglik(again, codes), sequences.token_loglik(model, codes))
+    np.testing.assert_array_equal(token_loglik(again, codes), token_loglik(model, codes))
 
 
 def test_words_side_by_side_are_refused_on_both_strands_at_once() -> None:
@@ -313,5 +315,5 @@ def test_the_likeliest_bases_are_written_word_by_word(tokens: Kmers, tmp_path: P
     text = "".join((tmp_path / "x.fa").read_text().splitlines()[1:])
     assert len(text) == 70
     for at in (0, 1, 2, 3, 40, 69):
-        said = [sequences.token_loglik(model, encode(prompt + text[:at] + base))[-1] for base in "ACGT"]
+        said = [token_loglik(model, encode(prompt + text[:at] + base))[-1] for base in "ACGT"]
         assert "ACGT"[int(np.argmax(said))] == text[at]

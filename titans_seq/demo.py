@@ -24,7 +24,7 @@ from titans_seq.report.plots.forecasts import forecast_plot
 from titans_seq.report.plots.likelihood import likelihood_plot
 from titans_seq.resources import data_file
 from titans_seq.run import train
-from titans_seq.stream.sequences import token_loglik
+from titans_seq.stream.tracks import token_loglik
 
 REGION = "sample:ecoli_region/region.fa.gz"
 WINDOWS, NEW_WINDOWS = "sample:ecoli_region/train.csv.gz", "sample:ecoli_region/test.csv.gz"
@@ -123,7 +123,7 @@ def _genomics(bench: Bench) -> dict[str, Any]:
     backbone, classifier = bench.out / "backbone", bench.out / "classifier"
     what = "Go on pretraining dna_small, shipped and of human DNA, with 400,000 bases of E. coli."
     recipe = bench.train("demo_pretrain", what, backbone)
-    bench.tell("Draw how well it predicts them (titans_seq.stream.sequences.token_loglik).")
+    bench.tell("Draw how well it predicts them (titans_seq.stream.tracks.token_loglik).")
     _draw_likelihood(recipe, backbone, bench.out / "likelihood.png", bench.device)
     bench.train("demo_finetune", "Fine-tune it: is a window of 120 bases coding or intergenic?", classifier, backbone)
 

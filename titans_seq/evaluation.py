@@ -24,7 +24,8 @@ from titans_seq.job import data_of, dry, keep, load, reading_of
 from titans_seq.progress import Progress
 from titans_seq.resources import data_file
 from titans_seq.stream import Point, prefetch
-from titans_seq.stream.sequences import Course, block_size, learned_start, track_steps
+from titans_seq.stream.tracks import track_steps
+from titans_seq.stream.walk import Course, block_size, learned_start
 from titans_seq.training.evaluation import answers
 
 MARKOV = "interpolated_markov"

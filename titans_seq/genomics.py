@@ -26,9 +26,10 @@ from titans_seq.memory_state import load_state, save_state
 from titans_seq.resources import data_file, is_there
 from titans_seq.stream import Point, Steps, prefetch
 from titans_seq.stream.generation import Sampling, begun, generation_steps
-from titans_seq.stream.sequences import (
+from titans_seq.stream.sequences import sequence_steps, units_of
+from titans_seq.stream.tracks import TRACKS, position_steps, token_steps, track_steps
+from titans_seq.stream.walk import (
     TOGETHER,
-    TRACKS,
     Carried,
     Course,
     Stream,
@@ -36,12 +37,7 @@ from titans_seq.stream.sequences import (
     block_size,
     carried_template,
     learned_start,
-    position_steps,
-    sequence_steps,
     settled,
-    token_steps,
-    track_steps,
-    units_of,
 )
 from titans_seq.tasks.language import LanguageHead
 from titans_seq.tasks.pooling import Embedder, PoolingKind

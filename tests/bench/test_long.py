@@ -45,7 +45,7 @@ def answer(job: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_stream_through_every_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("titans_seq.stream.sequences.BLOCK", 64)
+    monkeypatch.setattr("titans_seq.stream.walk.BLOCK", 64)
     torch.manual_seed(0)
     small = {"width": 16, "heads": 2, "depth": 2}
     backbone = Backbone(BackboneConfig.model_validate(MODELS[model].model_dump() | small)).eval()

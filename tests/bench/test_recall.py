@@ -75,7 +75,7 @@ def test_a_stream_in_blocks_scores_as_one_pass(monkeypatch: pytest.MonkeyPatch) 
     assert whole.whole == int((hit | ~asked).all(1).sum())
     nats = torch.nn.functional.cross_entropy(logits[asked], targets[asked], reduction="sum")
     assert whole.nats == pytest.approx(nats.item(), rel=1e-5)
-    monkeypatch.setattr("titans_seq.stream.sequences.BLOCK", 10)
+    monkeypatch.setattr("titans_seq.stream.walk.BLOCK", 10)
     parts = score(model, drawn)
     assert parts[1:] == whole[1:] and parts.nats == pytest.approx(whole.nats, rel=1e-5)
 

@@ -17,7 +17,7 @@ from titans_seq.files import sha256
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import save_state
 from titans_seq.report.state import SHOWN, describe_state
-from titans_seq.stream.sequences import Stream, advance, learned_start
+from titans_seq.stream.walk import Stream, advance, learned_start
 from titans_seq.tasks.language import LanguageModel
 
 BLOCKS = {"mag": (MAG(window=8), 7), "mac": (MAC(segment=16), 3), "attention": (AttentionOnly(window=8), 7)}

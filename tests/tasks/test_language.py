@@ -13,7 +13,7 @@ from titans_seq.data.record import LOWER, Record, decode, encode
 from titans_seq.data.sources import FastaSource
 from titans_seq.data.windows import BEGIN, GenomeWindows, reverse_complement
 from titans_seq.errors import InputError
-from titans_seq.stream.sequences import token_loglik
+from titans_seq.stream.tracks import token_loglik
 from titans_seq.tasks.language import LanguageModel
 
 TASK = LanguageModel()

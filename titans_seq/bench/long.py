@@ -24,7 +24,7 @@ from titans_seq.memory_state import MemoryState, state_tensors
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.progress import Progress
 from titans_seq.signals import watching
-from titans_seq.stream.sequences import block_size
+from titans_seq.stream.walk import block_size
 
 PATCH = 16  # values a patch of a series
 WARM_UP = 64  # tokens

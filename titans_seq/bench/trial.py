@@ -19,7 +19,7 @@ from titans_seq.memory_state import MemoryState
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.progress import Progress
 from titans_seq.signals import Watch
-from titans_seq.stream.sequences import block_size
+from titans_seq.stream.walk import block_size
 from titans_seq.training.config import Training
 from titans_seq.training.optimizer import optimizer
 

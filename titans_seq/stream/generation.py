@@ -13,7 +13,7 @@ from titans_seq.data.windows import N
 from titans_seq.errors import NumericFault
 from titans_seq.memory_state import MemoryState
 from titans_seq.stream import Point, Steps
-from titans_seq.stream.sequences import Stream
+from titans_seq.stream.walk import Stream
 from titans_seq.tasks.language import base_logits
 
 PIECE = 64  # bases a sample between two points: less than a second's work

@@ -15,7 +15,7 @@ from titans_seq.data.windows import BEGIN, padded, reverse_complement
 from titans_seq.data.write import Row
 from titans_seq.errors import UsageError
 from titans_seq.stream import Point, Steps, must_be_finite
-from titans_seq.stream.sequences import Head, block_size
+from titans_seq.stream.walk import Head, block_size
 from titans_seq.tasks.language import LanguageHead
 from titans_seq.tasks.pooling import Embedder
 

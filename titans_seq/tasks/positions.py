@@ -49,7 +49,7 @@ class PositionHead(OwnTokens, nn.Module):
 
 
 class TokenRows(OwnTokens):
-    """Hidden rows (B, T, D) as they are, for `titans_seq.stream.sequences.token_steps`."""
+    """Hidden rows (B, T, D) as they are, for `titans_seq.stream.tracks.token_steps`."""
 
     bin = 1
 
