@@ -152,6 +152,15 @@ def rows_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--again", action="store_true", help="measure rows that are there anew")
 
 
+def rows_arguments(about: str) -> argparse.Namespace:
+    """The options of a benchmark of many rows that has none of its own; torch is given its threads."""
+    parser = parser_of(about)
+    rows_options(parser)
+    options = parsed(parser)
+    torch.set_num_threads(options.threads)
+    return options
+
+
 @contextmanager
 def results(name: str, options: argparse.Namespace, report: Report) -> Iterator[Rows]:
     """Take up the rows of a benchmark and hold its files for this process; an error that can be mended is one line."""
@@ -182,3 +191,8 @@ def measured_when(kept: dict[str, Row]) -> str:
     return (
         f"{when}; {' and '.join(where)}; torch {', '.join(torches)}. Commands, settings and commits by row: the JSON."
     )
+
+
+def page(title: str, kept: dict[str, Row], doc: str | None, *parts: str) -> str:
+    """A page of Markdown: its title, when it was measured, what its script says it is, and parts of its own."""
+    return "\n\n".join([f"# {title}", measured_when(kept), explained(doc).strip(), *parts, ""])

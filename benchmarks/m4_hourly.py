@@ -14,8 +14,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
-from common import Row, explained, measured_when, parsed, parser_of, results, rows_options
+from common import Row, page, results, rows_arguments
 from gluonts.dataset.split import TestData, split
 from gluonts.ev.metrics import MASE, MeanWeightedSumQuantileLoss
 from gluonts.model import Predictor, evaluate_model
@@ -108,26 +107,20 @@ def report(kept: dict[str, Row]) -> str:
         for key, row in kept.items()
     ]
     head = ("row", "MASE, validation", "wql, validation", "MASE, test", "wql, test")
-    return "\n\n".join(
-        [
-            "# M4 hourly: 414 series, 48 hours ahead",
-            measured_when(kept),
-            explained(__doc__).strip(),
-            markdown(("model", "learning rate", "seeds", "MASE", "weighted quantile loss"), lines),
-            "Means over seeds, on the official 48 hours.",
-            markdown(head, every),
-            "",
-        ]
+    return page(
+        "M4 hourly: 414 series, 48 hours ahead",
+        kept,
+        __doc__,
+        markdown(("model", "learning rate", "seeds", "MASE", "weighted quantile loss"), lines),
+        "Means over seeds, on the official 48 hours.",
+        markdown(head, every),
     )
 
 
 def main() -> None:
     """Measure what is not there yet."""
     settings = {"epochs": EPOCHS, "context": CONTEXT, "patch": PATCH, "width": WIDTH, "depth": DEPTH, **BUDGET}
-    parser = parser_of("M4 hourly.")
-    rows_options(parser)
-    options = parsed(parser)
-    torch.set_num_threads(options.threads)
+    options = rows_arguments("M4 hourly.")
     with results("m4_hourly", options, report) as rows:
         rows.row(NAIVE, {}, lambda: measured(NAIVE, 0.0, 0, options))
         for seed, rate, model in product(SEEDS, RATES, (TITANS, *PATCHTST)):

@@ -12,8 +12,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
-from common import Row, explained, measured_when, parsed, parser_of, results, rows_options, train
+from common import Row, page, results, rows_arguments, train
 
 from titans_seq.baselines import errors, seasonal_naive
 from titans_seq.bench.results import markdown
@@ -113,16 +112,13 @@ def report(kept: dict[str, Row]) -> str:
         for reader, points in test.items()
         for before, values in sorted(points.items())
     ]
-    return "\n\n".join(
-        [
-            "# Error against memory look-back",
-            measured_when(kept),
-            explained(__doc__).strip(),
-            markdown(("read by", "days", "MAE", "MSE", "MAE on validation"), lines),
-            "In standard deviations of the training rows; of several seeds the mean, and the least and largest.",
-            "![MAE against days read](memory_lookback.png)",
-            "",
-        ]
+    return page(
+        "Error against memory look-back",
+        kept,
+        __doc__,
+        markdown(("read by", "days", "MAE", "MSE", "MAE on validation"), lines),
+        "In standard deviations of the training rows; of several seeds the mean, and the least and largest.",
+        "![MAE against days read](memory_lookback.png)",
     )
 
 
@@ -138,10 +134,7 @@ def draw(kept: dict[str, Row], options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure what is not there yet."""
-    parser = parser_of("Error against memory look-back.")
-    rows_options(parser)
-    options = parsed(parser)
-    torch.set_num_threads(options.threads)
+    options = rows_arguments("Error against memory look-back.")
     with results("memory_lookback", options, report) as rows:
         rows.row(NAIVE, {}, naive)
         for seed, before, reader in product(SEEDS, BEFORE, (MEMORY, WINDOW)):
