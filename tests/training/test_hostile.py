@@ -1,9 +1,7 @@
 """What a run, a resume or a state reads may have been put there by somebody else: none of it runs code."""
 
-import os
 import pickle
 import shutil
-import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from titans_seq.training.module import SequenceModule
 
 
 class Hostile:
@@ -57,24 +53,6 @@ def not_finite(file: Path, hacked: Path) -> None:
     point = torch.load(file, weights_only=True)
     next(iter(point["model"].values())).fill_(torch.nan)
     torch.save(point, file)
-
-
-@pytest.fixture(scope="module")
-def stopped(titans: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
-    """A command, and the run that it left when it was stopped."""
-    run = tmp_path_factory.mktemp("stopped") / "run"
-    given = ["genomics", "finetune", tiny.table, *tiny.size, "--set", "training.steps=4"]
-    whole = SequenceModule.training_step
-
-    def step(self: SequenceModule, batch: Any, batch_idx: int) -> Any:
-        if self.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return whole(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SequenceModule, "training_step", step)
-        titans(*given, "--out", run, code=143)
-    return given, run
 
 
 @pytest.mark.parametrize("change", [plain, inside, bomb, truncated, flipped], ids=lambda change: change.__name__)
