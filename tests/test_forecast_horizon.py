@@ -7,16 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from forecasters import H, L, hourly
 
-from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.forecast import Forecaster
-from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import state_tensors
 from titans_seq.stream.series import rolled
-from titans_seq.tasks.forecasting import Covariates, Forecasting
+from titans_seq.tasks.forecasting import Covariates
 
-H, L, P = 6, 24, 4
 COVARIATES = Covariates(known_future=("k",), past_only=("p",), location=(0.5, 0.0), scale=(2.0, 1.0))
 
 
@@ -24,25 +22,6 @@ def drawn_rows(count: int) -> np.ndarray:
     values = np.random.default_rng(0).normal(size=(count, 2)).cumsum(0)
     values[np.random.default_rng(1).random(values.shape) < 0.1] = np.nan
     return values
-
-
-def make(reads: str, covariates: Covariates, mixing: str = "independent") -> SequenceModel:
-    torch.manual_seed(0)
-    task = Forecasting(
-        horizon=H,
-        reads=reads,
-        lookback=L,
-        patch=P,
-        stride=P,
-        mixing=mixing,
-        channels=("a", "b"),
-        location=(5.0, -1.0),
-        scale=(2.0, 0.5),
-        frequency="1h",
-        covariates=covariates,
-    )
-    config = BackboneConfig(width=16, heads=2, depth=1, memory=MemoryConfig(chunk_size=4), embedding=task.embedding())
-    return SequenceModel(config, task).double().eval()
 
 
 def parts(covariates: Covariates, ahead: int) -> dict[str, np.ndarray]:
@@ -83,7 +62,7 @@ every_model = pytest.mark.parametrize(
 
 @every_model
 def test_a_shorter_horizon_is_the_beginning_of_the_trained_one(reads: str, covariates: Covariates, mixing: str) -> None:
-    model, given = make(reads, covariates, mixing), parts(covariates, H)
+    model, given = hourly(reads, covariates=covariates, mixing=mixing), parts(covariates, H)
     whole = forecast(model, **given, horizon=H)
     for horizon in range(1, H):
         found = forecast(model, given["rows"], given["known"][:horizon], horizon)
@@ -93,7 +72,7 @@ def test_a_shorter_horizon_is_the_beginning_of_the_trained_one(reads: str, covar
 @every_model
 def test_a_longer_one_reads_the_points_of_what_was_forecast(reads: str, covariates: Covariates, mixing: str) -> None:
     """By hand: the medians stand below the table, without what is known up to now alone, and the rest is forecast."""
-    model, given = make(reads, covariates, mixing), parts(covariates, 2 * H + 2)
+    model, given = hourly(reads, covariates=covariates, mixing=mixing), parts(covariates, 2 * H + 2)
     found = forecast(model, **given, horizon=2 * H + 2)
     rows, known = given["rows"], given["known"]
     for start in (0, H, 2 * H):
@@ -106,7 +85,7 @@ def test_a_longer_one_reads_the_points_of_what_was_forecast(reads: str, covariat
 
 
 def test_rolling_leaves_the_stream_where_it_is() -> None:
-    model, values = make("stream", Covariates()), drawn_rows(30)
+    model, values = hourly("stream", covariates=Covariates()), drawn_rows(30)
     asked, silent = Forecaster(model), Forecaster(model)
     for reader in (asked, silent):
         reader.update(values)

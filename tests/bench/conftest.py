@@ -1,9 +1,17 @@
-"""A worker that measures nothing and answers at once, so that what is done with answers can be tested."""
+"""A worker that measures nothing and answers at once, and the scripts in ``benchmarks/`` as modules."""
 
-from collections.abc import Callable
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import FOLDER, Script
+
+from titans_seq.resources import DATA
 
 Answer = Callable[[dict[str, Any], int], dict[str, Any]]
 
@@ -49,3 +57,19 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     for module in ("memory", "long", "needles"):
         monkeypatch.setattr(f"titans_seq.bench.{module}.Worker", bench.worker)
     return bench
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Script]:
+    """Import a script as if it were started with these options."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv(DATA, os.environ.get(DATA, str(tmp_path)))
+
+    def started(name: str, *options: Any) -> ModuleType:
+        folders = ("--work", tmp_path / "work", "--out", tmp_path / "out", "--threads", 1)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, (*folders, *options))])
+        return importlib.import_module(name)
+
+    yield started
+    for file in FOLDER.glob("*.py"):
+        sys.modules.pop(file.stem, None)

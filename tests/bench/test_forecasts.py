@@ -1,10 +1,7 @@
 """The scripts in ``benchmarks/`` that measure forecasts, with tiny settings on the sample; some on real data."""
 
-import importlib
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,39 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scripts import Script, kept, real_data
 
 from titans_seq.data.sources import SeriesSource
 from titans_seq.recipe import build
-from titans_seq.resources import DATA, data_file
+from titans_seq.resources import data_file
 from titans_seq.tasks.forecasting import Forecasting
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("common", "long_horizon", "m4_hourly", "memory_lookback")
 SAMPLE = "sample:new_york_weather/weather.csv.gz"
 TINY = {"width": 8, "depth": 1, "heads": 2}
-
-Script = Callable[..., ModuleType]
-real_data = pytest.mark.skipif(not os.environ.get(DATA), reason="TITANS_SEQ_DATA names no folder of real data")
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Script]:
-    """Import a script as if it were started with these options."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setenv(DATA, os.environ.get(DATA, str(tmp_path)))
-
-    def started(name: str, *options: Any) -> ModuleType:
-        folders = ("--work", tmp_path / "work", "--out", tmp_path / "out", "--threads", 1)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, (*folders, *options))])
-        return importlib.import_module(name)
-
-    yield started
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
-
-
-def kept(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / "out" / f"{name}.json").read_text())["rows"]
 
 
 # --- long horizons

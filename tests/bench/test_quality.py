@@ -1,43 +1,19 @@
 """The scripts in ``benchmarks/`` that measure quality, with tiny settings on the samples; real data where they are."""
 
 import gzip
-import importlib
 import json
-import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import Script, kept, real_data
 
-from titans_seq.resources import DATA, card, data_file
+from titans_seq.resources import card, data_file
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("common", "classification", "gue", "genomic_benchmarks", "genomes", "chromosome", "zero_shot")
 REGION, RECORD = "sample:ecoli_region/region.fa.gz", "U00096.3:1-400000"
 TINY = "width: 16\ndepth: 1\nheads: 2\n"
-
-Script = Callable[..., ModuleType]
-real_data = pytest.mark.skipif(not os.environ.get(DATA), reason="TITANS_SEQ_DATA names no folder of real data")
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Script]:
-    """Import a script as if it were started with these options."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setenv(DATA, os.environ.get(DATA, str(tmp_path)))
-
-    def started(name: str, *options: Any) -> ModuleType:
-        folders = ("--work", tmp_path / "work", "--out", tmp_path / "out", "--threads", 1)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, (*folders, *options))])
-        return importlib.import_module(name)
-
-    yield started
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -45,10 +21,6 @@ def backbone(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
     file.write_text(TINY)
     return file
-
-
-def kept(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / "out" / f"{name}.json").read_text())["rows"]
 
 
 # --- rows

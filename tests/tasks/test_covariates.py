@@ -7,16 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from forecasters import H, L, P, hourly
 
-from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, load_pretrained
 from titans_seq.data.record import Series
 from titans_seq.data.series import timed
 from titans_seq.forecast import Forecaster
-from titans_seq.memory import MemoryConfig
-from titans_seq.tasks.forecasting import Covariates, Forecasting
+from titans_seq.tasks.forecasting import Covariates
 
-P, H, L = 4, 6, 24
 C, K, PAST, S = 2, 3, 1, 2  # channels, known beforehand (the last is time), known up to now, of the series
 COVARIATES = Covariates(
     known_future=("holiday", "tariff"),
@@ -31,23 +29,7 @@ every_form = pytest.mark.parametrize(("reads", "mixing"), FORMS)
 
 
 def make(reads: str, mixing: str = "independent") -> SequenceModel:
-    torch.manual_seed(0)
-    task = Forecasting(
-        horizon=H,
-        reads=reads,
-        lookback=L,
-        patch=P,
-        stride=P,
-        mixing=mixing,
-        channels=("a", "b"),
-        location=(5.0, -1.0),
-        scale=(2.0, 0.5),
-        frequency="1h",
-        irregular=True,
-        covariates=COVARIATES,
-    )
-    config = BackboneConfig(width=16, heads=2, depth=1, memory=MemoryConfig(chunk_size=4), embedding=task.embedding())
-    return SequenceModel(config, task).double().eval()
+    return hourly(reads, mixing=mixing, irregular=True, covariates=COVARIATES)
 
 
 def windows(B: int = 2) -> dict[str, torch.Tensor]:

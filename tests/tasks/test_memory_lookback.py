@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from forecasters import forecaster
 from pydantic import ValidationError
 
-from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, load_pretrained
 from titans_seq.miras.presets import PRESETS
 from titans_seq.tasks.forecasting import Forecasting
@@ -19,7 +19,6 @@ H, L, M, P = 4, 16, 48, 4
 
 
 def make(history: int = M, **backbone: Any) -> SequenceModel:
-    torch.manual_seed(0)
     task = Forecasting(
         horizon=H,
         lookback=L,
@@ -30,8 +29,7 @@ def make(history: int = M, **backbone: Any) -> SequenceModel:
         location=(0.0,),
         scale=(1.0,),
     )
-    given = {"width": 16, "heads": 2, "depth": 2, "embedding": task.embedding(), **backbone}
-    return SequenceModel(BackboneConfig(**given), task).eval()
+    return forecaster(task, depth=2, **backbone)
 
 
 def windows(rows: int) -> dict[str, torch.Tensor]:
