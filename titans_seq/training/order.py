@@ -15,7 +15,7 @@ SHUFFLE, ITEM, STEP = 1, 2, 4  # streams of random numbers under one seed (3 car
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one step (dropout), whatever came before it."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, STEP, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(int(np.random.SeedSequence([seed, STEP, step, rank]).generate_state(1, np.uint64)[0]) >> 1)
 
 
 class Order(IterableDataset[tuple[int, dict[str, Tensor]]]):
