@@ -33,6 +33,7 @@ def signals_at(step: int, *numbers: int) -> Any:
                 os.kill(os.getpid(), number)
                 while self.watch.caught is None:  # two that come before it is noted are one
                     time.sleep(0.001)
+            time.sleep(0.05)  # a second one is raised here, and not where an exception would be ignored
         return whole(self, batch, batch_idx)
 
     return step_with_signals
