@@ -82,7 +82,7 @@ def main() -> None:
     made = ", ".join(f"{library} {number}" for library, number in versions().items())
     text = (
         f"# One rank and two\n\n{time.strftime('%Y-%m-%d')}; {machine()}; {made}; load before {load:.1f}. Medians of "
-        f"{options.rounds} runs. `python benchmarks/ranks.py`.\n\n"
+        f"{options.rounds} runs. `python benchmarks/ranks.py --rounds {options.rounds}`.\n\n"
         f"{markdown(['training', 'steps/s, one rank', 'two ranks', 'ratio'], lines)}\n\n{explained(__doc__)}"
     )
     (HERE / "results" / "ranks.json").write_text(json.dumps({"load_before": load, **found}, indent=2) + "\n", "utf-8")
