@@ -33,20 +33,19 @@ class Trace(NamedTuple):
 
 
 class _GELU(torch.autograd.Function):
-    """σ(z) and σ'(z) in one pass; their own slopes take a quarter of the operations that autograd would."""
+    """σ(z) and σ'(z), each in one pass; their own slopes take a quarter of the operations that autograd would."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-        distribution = torch.erf(z * math.sqrt(0.5)).add_(1).mul_(0.5)
-        density = torch.exp(-0.5 * z * z).mul_(1 / math.sqrt(2 * math.pi))
-        slope = torch.addcmul(distribution, z, density)
-        ctx.save_for_backward(z, density, slope)
-        return distribution.mul_(z), slope
+        slope = torch.ops.aten.gelu_backward(torch.ones_like(z), z)
+        ctx.save_for_backward(z, slope)
+        return F.gelu(z), slope
 
     @staticmethod
     def backward(ctx: Any, to_value: Tensor, to_slope: Tensor) -> Tensor:
-        z, density, slope = ctx.saved_tensors
-        curvature = density * (2 - z * z)
+        z, slope = ctx.saved_tensors
+        square = z * z
+        curvature = torch.exp(square * -0.5).mul_(2 - square).mul_(1 / math.sqrt(2 * math.pi))
         return torch.addcmul(to_value * slope, to_slope, curvature)
 
 

@@ -84,12 +84,18 @@ def _join(own: Tensor, reads: Tensor, writes: Tensor, decay: Tensor) -> Joined:
     return Joined(scores[:, 0], reads, writes, decay[:, 0])
 
 
-def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Join the tokens of every tile under ``decay`` (., c, 1, .).
+def _times(rows: Tensor, factor: Tensor) -> Tensor:
+    """Rows times a factor, in place where no gradient is wanted."""
+    return rows * factor if torch.is_grad_enabled() else rows.mul_(factor)
+
+
+def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Join the tokens of every tile under ``decay`` (G, c, 1, .), or none.
 
     Args:
-        reads: (G, c, R, D) in the order of time: where it erases the n keys, then the query.
-        writes: (G, P, c, n, D), P = 1 of values, 2 also of what is erased.
+        reads: (G, c, R, D) in the order of time: where it erases the n keys, then the query; overwritten where no
+            gradient is wanted.
+        writes: (G, P, c, n, D), P = 1 of values, 2 also of what is erased; so are these.
 
     Returns:
         Scores (G, c, R, P, c n), reads (G, c, R, D) since the tile's start, writes (G, P, c n, D) up to its end, and
@@ -97,6 +103,7 @@ def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor) -> tuple[Tensor, T
     """
     P, c, n = writes.shape[1:4]
     R, keys = reads.shape[2], int(reads.shape[2] > 1)
+    decays, decay = decay is not None, reads.new_ones(1, c, 1, 1) if decay is None else decay
     # in a token the i-th key reads after the writes before it, the query after all; all but the first see the decay
     own = F.pad(decay.new_ones(n, n).tril(), (0, 0, 1, 0))[-R:]
     entered = F.pad(decay.expand(-1, -1, R - keys, -1), (0, 0, keys, 0), value=1.0)
@@ -111,7 +118,9 @@ def _join_tiles(reads: Tensor, writes: Tensor, decay: Tensor) -> tuple[Tensor, T
     tile = _join(own, entered, written, decay)
     writes = writes.flatten(2, 3)
     scores = torch.bmm(reads.flatten(1, 2), writes.flatten(1, 2).mT).unflatten(2, (P, -1)) * tile.scores[:, :, None]
-    return scores.unflatten(1, (c, R)), reads * tile.reads, writes * tile.writes.flatten(1, 2)[:, None], tile.whole
+    if decays:
+        reads, writes = _times(reads, tile.reads), _times(writes, tile.writes.flatten(1, 2)[:, None])
+    return scores.unflatten(1, (c, R)), reads, writes, tile.whole
 
 
 class Erased(NamedTuple):
@@ -149,8 +158,7 @@ def _block(x: DeltaInputs, memory: Tensor) -> tuple[Tensor, Tensor]:
     tiles, _, c, n, _ = x.k.shape
     reads = torch.cat([x.q] if x.a is None else [x.a, x.q], 3).flatten(0, 1)
     writes = torch.stack([x.k] if x.b is None else [x.k, -x.b], 2).flatten(0, 1)
-    decay = x.q.new_ones(1, c, 1, 1) if x.decay is None else x.decay.flatten(0, 1)
-    scores, reads, writes, whole = _join_tiles(reads, writes, decay)
+    scores, reads, writes, whole = _join_tiles(reads, writes, None if x.decay is None else x.decay.flatten(0, 1))
     value = x.v.flatten(0, 1).flatten(1, 2)
     added = torch.bmm(writes[:, 0].mT, value)
     erased = None
