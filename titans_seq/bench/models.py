@@ -19,17 +19,20 @@ Choices = Mapping[str, Any]  # fields of a `BackboneConfig`
 
 def choices_of(window: int) -> dict[str, Choices]:
     """What every model chooses, by name; ``window``: tokens of a segment, or rows that sliding attention sees."""
-    blocks: dict[str, Choices] = {
-        "lmm": {"block": {"kind": "lmm"}},
-        "lmm_linear": {"block": {"kind": "lmm"}, "memory": {"structure": {"kind": "matrix"}}},
-        "mac": {"block": {"kind": "mac", "segment": window}},
-        "mag": {"block": {"kind": "mag", "window": window}},
-        "mal": {"block": {"kind": "mal", "window": window}},
-        "attention": {"block": {"kind": "attention"}},
-        "sliding": {"block": {"kind": "attention", "window": window}},
+    titans: dict[str, Choices] = {
+        "lmm": {"kind": "lmm"},
+        "mac": {"kind": "mac", "segment": window},
+        "mag": {"kind": "mag", "window": window},
+        "mal": {"kind": "mal", "window": window},
     }
+    chosen: dict[str, Choices] = {}
+    for name, block in titans.items():
+        chosen[name] = {"block": block}
+        chosen[f"{name}_linear"] = {"block": block, "memory": {"structure": {"kind": "matrix"}}}
+    chosen["attention"] = {"block": {"kind": "attention"}}
+    chosen["sliding"] = {"block": {"kind": "attention", "window": window}}
     presets = ("gated_deltanet", "mamba2", "yaad", *PRESETS)
-    return blocks | {name: {"preset": name} for name in presets if name not in blocks}
+    return chosen | {name: {"preset": name} for name in presets if name not in chosen}
 
 
 KNOWN = choices_of(WINDOW)
