@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
 from titans_seq.bench import needles, trial
 from titans_seq.bench.needles import Plan, bench_needles, chance, key_of_test
+from titans_seq.bench.synthetic import marked
 from titans_seq.bench.trial import key_of
 from titans_seq.errors import UsageError
 
@@ -110,3 +112,14 @@ def test_what_is_not_known_is_told(tmp_path: Path) -> None:
 
 def test_chance() -> None:
     assert chance("single_dna") == 1 / 64 and chance("single_text") == 26.0**-3 and chance("several_dna") == 1 / 4
+
+
+def test_training_hides_one_fact_in_short_rows_and_some_in_long_ones() -> None:
+    train, rng = needles.tasks(["single_dna"], 2)["single_dna"].draws.train, np.random.default_rng(0)
+
+    def markers(length: int) -> set[int]:
+        drawn = [train(rng, length, 2).tokens for _ in range(20)]
+        return {int(count) for tokens in drawn for count in marked(tokens).sum(1)}
+
+    assert markers(256) == {1 + 8}, "a fact, and the questions for it"
+    assert markers(1024) == {1 + 4, 2 + 4, 4 + 4}
