@@ -26,7 +26,7 @@ CAUSAL: list[tuple[BlockConfig, MemoryConfig]] = [
     (LMM(persistent=0), MemoryConfig(structure=Matrix(), chunk_size=8, learning=GradientDescent())),
     (LMM(persistent=11), MemoryConfig(structure=MLP(norm=True), chunk_size=4, read="before")),
     (MAC(segment=8, persistent=0), MEMORY),
-    (MAC(segment=12, persistent=11), MemoryConfig(chunk_size=6, conv=1)),
+    (MAC(segment=12, persistent=11, residual=False), MemoryConfig(chunk_size=6, conv=1)),
     (MAG(window=5, persistent=0), MEMORY),
     (MAG(window=1, persistent=11), MemoryConfig(structure=MLP(norm=True, depth=3), chunk_size=5)),
     (MAL(window=5, persistent=0), MEMORY),
@@ -113,6 +113,7 @@ def equations(mixer: Any, config: BlockConfig, x: Tensor) -> Tensor:
             h, tail = mixer.memory.retrieve(segment, state.scan, tail)
             causal = config.mode == "causal"
             seen, _ = mixer.attention.segment(segment, h, (*nothing, *nothing), config.segment, prefix, causal)
+            seen = segment + seen if config.residual else seen
             before = state.tails[..., :WIDTH]
             read, state = mixer.memory(seen, state)
             if not causal:

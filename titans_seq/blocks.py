@@ -136,17 +136,19 @@ class AttentionMixer(Mixer):
 class MACMixer(Mixer):
     r"""Memory as context (Titans, eq. 21-25), segment by segment.
 
-    $h = M^*_{t-1}(q)$ is read before the segment is written; $y = \mathrm{Attn}([P \,\|\, h \,\|\, S])$, of which the
-    segment's own rows are kept and written; $o = y \otimes M^*(y)$.
+    $h = M^*_{t-1}(q)$ is read before the segment is written; $y = S + \mathrm{Attn}([P \,\|\, h \,\|\, S])$, of which
+    the segment's own rows are kept and written; $o = y \otimes M^*(y)$. The sum is one of the residual connections of
+    section 4.4; eq. 23 is without it, as ``residual=False`` is: then what is written is at first a mean of many rows,
+    keys are all alike, and a memory hardly learns from it.
 
     ``causal``: row i sees no $h_j$ with j > i, and o reads the memory token by token.
-    ``paper``: as printed; all of h is visible and o reads the memory after the whole segment, so inside a
+    ``paper``: as printed, all of h is visible and o reads the memory after the whole segment, so inside a
     segment the future reaches the past. For tasks without a causal order only.
     """
 
     def __init__(self, width: int, heads: int, memory: MemoryConfig, config: "MAC"):
         super().__init__(width, config.persistent)
-        self.length, self.causal = config.segment, config.mode == "causal"
+        self.length, self.causal, self.residual = config.segment, config.mode == "causal", config.residual
         self.memory, self.attention = build_memory(width, heads, memory), Attention(width, heads)
         self.combine = Combine(width)
 
@@ -162,6 +164,7 @@ class MACMixer(Mixer):
         h, tail = self.memory.retrieve(x, state.segment, state.segment_tail)
         prefix = self.persistent if self.persistent is not None else x.new_zeros(1, 0, x.shape[-1])
         y, window = self.attention.segment(x, h, state.window, self.length, prefix, self.causal)
+        y = x + y if self.residual else y
         m, after = self.memory(y, state)
         if not self.causal:
             m, _ = self.memory.retrieve(y, after.scan, state.tails[..., : x.shape[-1]])
@@ -267,6 +270,7 @@ class MAC(BlockChoice):
     persistent: Persistent = 4
     segment: int = Field(default=64, ge=1, description="Rows a segment, a multiple of the memory's chunk_size.")
     mode: Literal["causal", "paper"] = "causal"
+    residual: bool = Field(default=True, description="Add to what attention says of a segment's rows these themselves.")
     mixer: ClassVar[Any] = MACMixer
 
 
