@@ -32,10 +32,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are several times slower on two threads that wait for each other."""
+def as_in_a_new_process() -> Iterator[None]:
+    """What commands set for their process, here and in another test: the library of products, and denormals.
+
+    One thread: matrices this small are several times slower on two threads that wait for each other.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(False)
     yield
     torch.set_num_threads(threads)
 
