@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,6 +44,14 @@ def as_in_a_new_process() -> Iterator[None]:
     torch.set_flush_denormal(False)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def in_the_foreground() -> None:
+    """A shell's background jobs ignore Ctrl-C, and what nohup starts a closed terminal; commands take that over."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

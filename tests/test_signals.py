@@ -52,6 +52,19 @@ def test_the_first_signal_is_noted_and_has_its_code(name: str) -> None:
     assert told.value.exit_code == CODES[name]
 
 
+def test_what_is_ignored_stays_ignored() -> None:
+    """Under nohup a terminal that is closed ends nothing."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with watching() as watch:
+            os.kill(os.getpid(), signal.SIGHUP)
+            watch.stop("it went on")
+            watch.arm()
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_two_interrupts_end_a_training_at_once(
     titans: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

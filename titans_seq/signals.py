@@ -23,9 +23,12 @@ class Watch:
         self.caught: int | None = None
 
     def arm(self) -> None:
-        """Take the signals; to be repeated where a library has put handlers of its own."""
-        for number in WATCHED:
-            signal.signal(number, self._note)
+        """Take the signals; to be repeated where a library has put handlers of its own.
+
+        What is ignored stays so: ``nohup`` is to outlive its terminal, a shell's background job another one's Ctrl-C.
+        """
+        for number, handler in self.before.items():
+            signal.signal(number, handler if handler is signal.SIG_IGN else self._note)
 
     def disarm(self) -> None:
         """Put back the handlers from before."""
