@@ -37,7 +37,7 @@ class _GELU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-        slope = torch.ops.aten.gelu_backward(torch.ones_like(z), z)
+        slope = torch.ops.aten.gelu_backward(torch.ones_like(z), z)  # what it makes of a slope of one is σ'
         ctx.save_for_backward(z, slope)
         return F.gelu(z), slope
 
