@@ -278,6 +278,19 @@ def test_convolution_is_causal_convolution() -> None:
     assert torch.equal(tail, x[:, -3:])
 
 
+@pytest.mark.parametrize("shape", [(2, 700, 200, 32), (300, 5, 256, 4), (1, 3, 2, 8)], ids=str)
+def test_slopes_of_the_convolution_are_torch_s(shape: tuple[int, int, int, int]) -> None:
+    """In many pieces of time, in many of the batch, and with a kernel longer than the rows."""
+    B, T, D, K = shape
+    conv = CausalConv(D, K).double()
+    x = torch.randn(B, T, D, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(B, T, D, dtype=torch.float64)  # of each output
+    assert conv.weight is not None
+    found = torch.autograd.grad((conv(x, conv.initial_tail(x, B))[0] * weight).sum(), (x, conv.weight))
+    y = F.conv1d(F.pad(x.mT, (K - 1, 0)), conv.weight.T[:, None], groups=D).mT
+    torch.testing.assert_close(found, torch.autograd.grad((y * weight).sum(), (x, conv.weight)), **EXACT)
+
+
 def test_retrieve_reads_as_forward_does_and_writes_nothing() -> None:
     """With θ = 0 and α = 0 a pass of the memory is a mere read."""
     memory, x = memory_and_input(MemoryConfig(chunk_size=8))
