@@ -12,10 +12,11 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with the versions of constraints.txt
 
+# modules are compiled when they are first imported: to compile them all is half of an installation
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "titans-seq needs Python 3.11 or newer, this is %s. Try make PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY) ## train and predict in both fields on the samples; results in demo-run/

@@ -1,17 +1,26 @@
-"""Where the time of one memory layer goes: matrix products, other arithmetic, copies, and calls of torch."""
+"""Where the time of one memory layer goes: matrix products, other arithmetic, copies, and calls of torch.
+
+And what its products alone would take at the rate of large ones, which no layer of these flops can pass.
+"""
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from titans_seq.bench.results import machine, markdown, versions
 from titans_seq.memory import MemoryConfig, NeuralMemory
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 
 TOKENS = 4096
+LAYERS = {
+    "gates a token": MemoryConfig(chunk_size=64, conv=1),
+    "gates a chunk": MemoryConfig(chunk_size=64, conv=1, gates="chunk", read="start"),
+}
 KINDS = {
     "matrix products": {"mm", "bmm", "addmm", "baddbmm", "addmm_", "mkldnn_convolution"},
     "copies": {"copy_", "cat", "fill_", "zero_", "clone", "stack", "contiguous"},
@@ -34,43 +43,82 @@ def call_of_nothing() -> float:
     return (time.perf_counter() - begun) / 20_000
 
 
+def seconds_of(call: Callable[[], object], rounds: int = 7) -> float:
+    """The least of some rounds, after one unmeasured."""
+    call()
+    found = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - begun)
+    return min(found)
+
+
+def rate_of_products() -> float:
+    """Flops a second of a large float32 product."""
+    a, b = torch.randn(2048, 1024), torch.randn(1024, 1024)
+    return 2 * 2048 * 1024 * 1024 / seconds_of(lambda: a @ b)
+
+
+def row(name: str, call: Callable[[], object], rate: float) -> list[str]:
+    """One line of the table."""
+    seconds = seconds_of(call)
+    with FlopCounterMode(display=False) as counter:
+        call()
+    with profile() as found:
+        call()
+    spent, calls = Counter[str](), 0
+    for event in found.key_averages():
+        spent[kind_of(event.key)] += event.self_cpu_time_total
+        calls += event.count if event.key.startswith("aten::") else 0
+    shares = ", ".join(f"{kind} {time / spent.total():.0%}" for kind, time in spent.most_common())
+    flops = counter.get_total_flops() / TOKENS
+    return [
+        name,
+        f"{TOKENS / seconds:,.0f}",
+        f"{flops / 1e6:.2f} M",
+        f"{rate / flops:,.0f}",
+        shares,
+        f"{calls:,}",
+        f"{calls * call_of_nothing() * 1000:,.0f} of {seconds * 1000:,.0f} ms",
+    ]
+
+
 def main() -> None:
-    """Profile forward, and forward with backward, of the layer that `bench memory` measures; keep the table."""
+    """Profile forward, and forward with backward, of two layers that `bench memory` measures; keep the table."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     library = use_fastest_exact_matmul()
     torch.manual_seed(0)
-    layer = NeuralMemory(256, 4, MemoryConfig(chunk_size=64, conv=1))
-    x = torch.randn(1, TOKENS, 256, requires_grad=True)
-    lines = []
-    for backward in (False, True):
+    rate, lines = rate_of_products(), []
+    for gates, config in LAYERS.items():
+        layer = NeuralMemory(256, 4, config)
+        x = torch.randn(1, TOKENS, 256, requires_grad=True)
+        for backward in (False, True):
 
-        def call(backward: bool = backward) -> None:
-            with torch.set_grad_enabled(backward):
-                y, _ = layer(x, layer.initial_state(1))
-            if backward:
-                y.square().mean().backward()
+            def call(layer: NeuralMemory = layer, x: torch.Tensor = x, backward: bool = backward) -> None:
+                with torch.set_grad_enabled(backward):
+                    y, _ = layer(x, layer.initial_state(1))
+                if backward:
+                    y.square().mean().backward()
 
-        for _ in range(3):
-            call()
-        with profile() as found:
-            call()
-        spent, calls = Counter[str](), 0
-        for event in found.key_averages():
-            spent[kind_of(event.key)] += event.self_cpu_time_total
-            calls += event.count if event.key.startswith("aten::") else 0
-        total = sum(spent.values())
-        shares = ", ".join(f"{kind} {time / total:.0%}" for kind, time in spent.most_common())
-        name = "forward + backward" if backward else "forward"
-        lines.append(
-            [name, f"{total / 1000:,.0f} ms", shares, f"{calls:,}", f"{calls * call_of_nothing() * 1000:,.0f} ms"]
-        )
-    head = ["", "under the profiler", "shares", "calls of torch", "so many calls of nothing"]
+            lines.append(row(f"{gates}, {'forward + backward' if backward else 'forward'}", call, rate))
+    head = [
+        "",
+        "tokens a second",
+        "flops of products a token",
+        "tokens a second, were they all",
+        "shares under the profiler",
+        "calls of torch",
+        "so many calls of nothing",
+    ]
     made = ", ".join(f"{name} {number}" for name, number in versions().items())
     text = (
         f"# Where the time of one layer goes\n\n{time.strftime('%Y-%m-%d')}; {machine()}; {made}; one thread, "
         f"float32 products by {library}. Width 256, 4 heads of 64, two-layer memory, chunks of 64, {TOKENS:,} tokens, "
-        f"no convolutions. `python benchmarks/layer_profile.py`.\n\n{markdown(head, lines)}\n"
+        f"no convolutions. `python benchmarks/layer_profile.py`.\n\n{markdown(head, lines)}\n\n"
+        f"Were the products all, and each at the rate of a large one, {rate / 1e9:.0f} billion flops a second here, "
+        "the third column would be the second. A calculation of the same products can't be faster than that.\n"
     )
     (Path(__file__).parent / "results" / "layer_profile.md").write_text(text, encoding="utf-8")
     print(text)

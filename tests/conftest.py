@@ -4,7 +4,7 @@ import functools
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +73,12 @@ def call(*arguments: Any, code: int = 0, stdin: str | bytes | None = None) -> Re
 @pytest.fixture(scope="session")
 def titans() -> Call:
     return call
+
+
+def thinned(cases: Iterable[Any], every: int = 2) -> list[Any]:
+    """Cases of a slow law: one of so many is tested always, the others in ``make soak``."""
+    parts = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*part, marks=[pytest.mark.soak] if i % every else []) for i, part in enumerate(parts)]
 
 
 def bases(count: int, seed: int) -> str:

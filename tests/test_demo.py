@@ -1,4 +1,4 @@
-"""The demo, cut short: a few steps of each training, a tenth of the test windows, the rest as it is."""
+"""The demo, cut short: some steps of each training, part of the genome and of the test windows, the rest as it is."""
 
 import gzip
 import shlex
@@ -9,24 +9,31 @@ from matplotlib.image import imread
 
 from tests.conftest import Call
 from titans_seq import demo
+from titans_seq.data.fasta import read_fasta
+from titans_seq.data.record import decode
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.resources import data_file
 
 WINDOWS = 137  # every tenth
-
-
-def shortened(name: Path) -> Recipe:
-    return load_recipe(name, ["training.steps=2", "training.batch_size=2", "training.validate_every=2"])
+BASES = 60_000
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, titans: Call) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
-    out, windows = folder / "it's <here>", folder / "test.csv"
+    out, windows, region = folder / "it's <here>", folder / "test.csv", folder / "region.fa"
     with gzip.open(data_file(demo.NEW_WINDOWS), "rt") as table:
         head, *rows = table
     windows.write_text(head + "".join(rows[:: len(rows) // WINDOWS][:WINDOWS]))
+    record = next(iter(read_fasta(data_file(demo.REGION))))
+    region.write_text(f">{record.id}\n{decode(record.codes[:BASES])}\n")
+
+    def shortened(name: Path) -> Recipe:
+        settings = ["training.steps=2", "training.batch_size=2", "training.validate_every=2"]
+        return load_recipe(name, settings + [f"data.paths=[{region}]"] * (str(name) == "demo_pretrain"))
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "REGION", str(region))
         patch.setattr(demo, "load_recipe", shortened)
         patch.setattr(demo, "NEW_WINDOWS", str(windows))
         result = titans("demo", "--out", out, "--threads", 1, "--device", "cpu")

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from tests.conftest import thinned
 from titans_seq import genomics, stream
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG
@@ -75,7 +76,7 @@ def embedded(model: SequenceModel, folder: Path, codes: list[np.ndarray], name: 
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-@pytest.mark.parametrize("layer", [1, None])
+@pytest.mark.parametrize("layer", thinned([1, None]))
 def test_a_record_is_what_its_rows_make(tmp_path: Path, tokens: str, layer: int | None) -> None:
     model, codes = make(TOKENS[tokens], task=Classification(classes=("a", "b"))), records()
     make_one = {"mean": lambda rows: rows.mean(0), "max": lambda rows: rows.max(0), "last": lambda rows: rows[-1]}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import thinned
 from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, load_pretrained, save_pretrained
 from titans_seq.export import example
@@ -69,7 +70,7 @@ def of_variates(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["language", "wide", "variates"])
+@pytest.mark.parametrize("name", thinned(["language", "wide", "variates"]))
 def test_an_exported_model_says_the_same_elsewhere(titans: Any, models: Any, tmp_path: Path, name: str) -> None:
     source = of_variates(tmp_path / "saved") if name == "variates" else getattr(models, name)
     model = load_pretrained(str(source))

@@ -17,6 +17,7 @@ def chunk_gated_delta_rule(q, k, v, g, beta): return (q * g[..., None].exp() + k
 """
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not SCRIPT.exists(), reason="benchmarks are in a checkout")
 def test_all_of_it_runs_tiny(tmp_path: Path) -> None:
     ops = tmp_path / "peer" / "fla" / "ops"

@@ -8,6 +8,7 @@ from delta_scans import Problem, problem, same
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tests.conftest import thinned
 from titans_seq.ops.delta_scan import DeltaState, delta_scan
 from titans_seq.ops.delta_scan.triton import operator
 
@@ -38,7 +39,7 @@ def drawn(decay: str, erases: bool, length: int, width: int, dtype: torch.dtype,
     return problem(decay, erases, 1, length, (1, 2, width, width), ends).to(DEVICE, dtype)
 
 
-@pytest.mark.parametrize(("length", "width", "decay", "erases", "dtype"), CASES)
+@pytest.mark.parametrize(("length", "width", "decay", "erases", "dtype"), thinned(CASES))
 def test_kernels_are_the_printed_recurrence(
     length: int, width: int, decay: str, erases: bool, dtype: torch.dtype
 ) -> None:

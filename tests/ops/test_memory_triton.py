@@ -9,6 +9,7 @@ import torch
 from scans import Problem, compare, covering, named, problem
 from torch import Tensor
 
+from tests.conftest import thinned
 from titans_seq.memory import MemoryConfig, NeuralMemory
 from titans_seq.miras.bias import L1, L2, DotProduct, Huber, Lp
 from titans_seq.miras.learning import GradientDescent, Momentum
@@ -60,7 +61,7 @@ def made(case: dict[str, Any]) -> tuple[Problem, Problem]:
     return ours, ours.to("cpu", torch.float64, torch.float64)
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
+@pytest.mark.parametrize("case", thinned(CASES), ids=case_id)
 def test_kernels_are_the_printed_recurrence(case: dict[str, Any]) -> None:
     compare(*made(case), FLOAT16 if case["dtype"] == torch.float16 else FLOAT32)
 
@@ -77,7 +78,7 @@ def test_any_split_of_the_stream_is_one_pass(gates: str) -> None:
     compare(*made(small(**changes)), FLOAT32, cuts=(0, 5, 16, 17, 37))
 
 
-@pytest.mark.parametrize("learning", [Momentum(), GradientDescent()], ids=named)
+@pytest.mark.parametrize("learning", thinned([Momentum(), GradientDescent()]), ids=named)
 def test_memories_that_are_made_once_more_change_nothing(learning: Momentum | GradientDescent) -> None:
     case = small(learning=learning)
     ours, _ = made(case)
