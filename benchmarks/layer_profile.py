@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch.profiler import profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from titans_seq.bench.results import machine, markdown, versions
 from titans_seq.memory import MemoryConfig, NeuralMemory
@@ -21,8 +20,9 @@ LAYERS = {
     "gates a token": MemoryConfig(chunk_size=64, conv=1),
     "gates a chunk": MemoryConfig(chunk_size=64, conv=1, gates="chunk", read="start"),
 }
+PRODUCTS = "matrix products"
 KINDS = {
-    "matrix products": {"mm", "bmm", "addmm", "baddbmm", "addmm_", "mkldnn_convolution"},
+    PRODUCTS: {"mm", "bmm", "addmm", "baddbmm", "addmm_", "mkldnn_convolution"},
     "copies": {"copy_", "cat", "fill_", "zero_", "clone", "stack", "contiguous"},
     "views and allocation": {"as_strided", "view", "transpose", "expand", "empty", "empty_strided", "slice", "select"},
 }
@@ -63,16 +63,15 @@ def rate_of_products() -> float:
 def row(name: str, call: Callable[[], object], rate: float) -> list[str]:
     """One line of the table."""
     seconds = seconds_of(call)
-    with FlopCounterMode(display=False) as counter:
+    with profile(with_flops=True) as found:
         call()
-    with profile() as found:
-        call()
-    spent, calls = Counter[str](), 0
+    spent, calls, flops = Counter[str](), 0, 0.0
     for event in found.key_averages():
-        spent[kind_of(event.key)] += event.self_cpu_time_total
+        kind = kind_of(event.key)
+        spent[kind] += event.self_cpu_time_total
+        flops += event.flops / TOKENS if kind == PRODUCTS else 0
         calls += event.count if event.key.startswith("aten::") else 0
     shares = ", ".join(f"{kind} {time / spent.total():.0%}" for kind, time in spent.most_common())
-    flops = counter.get_total_flops() / TOKENS
     return [
         name,
         f"{TOKENS / seconds:,.0f}",
