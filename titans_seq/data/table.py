@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,14 @@ from titans_seq.errors import InputError
 
 _SEPARATORS = (";", "\t", ",")  # on a tie the first: a comma also stands in numbers and names
 _PARQUET = b"PAR1"
+_PARQUET_READER = """
+import sys
+import polars as pl
+try:
+    pl.read_parquet(sys.stdin.buffer.read()).write_ipc_stream(sys.stdout.buffer)
+except BaseException as error:
+    sys.exit((str(error).splitlines() or ["no reason is given"])[0])
+"""
 
 
 def column_called(table: pl.DataFrame, names: tuple[str, ...]) -> str | None:
@@ -129,11 +139,13 @@ def _from_text(data: bytes, name: str) -> tuple[pl.DataFrame, str]:
 
 
 def _from_parquet(data: bytes, name: str) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(data)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        why = (str(error).splitlines() or ["no reason is given"])[0]
-        raise InputError(f"{name} is Parquet, but truncated or corrupt: {why}.") from error
+    """Read in a process of its own, since polars ends the one it is in where a corrupt file asks for endless memory."""
+    read = subprocess.run([sys.executable, "-P", "-c", _PARQUET_READER], input=data, capture_output=True)
+    if read.returncode:
+        told = [line for line in read.stderr.decode(errors="replace").splitlines() if line.strip()]
+        why = told[-1] if read.returncode == 1 else (told or [f"its reader ended with {read.returncode}"])[0]
+        raise InputError(f"{name} is Parquet, but truncated or corrupt: {why}.")
+    return pl.read_ipc_stream(read.stdout)
 
 
 def read_bytes(path: Path | str, judge: Judge = STRICT) -> bytes:
