@@ -449,7 +449,7 @@ def test_a_track_through_the_command_line(titans: Any, folder: Path, tmp_path: P
 # --- embeddings
 
 
-@pytest.mark.parametrize("task", [LanguageModel(), Classification(classes=("a", "b"))], ids=lambda t: t.kind)
+@pytest.mark.parametrize("task", thinned([LanguageModel(), Classification(classes=("a", "b"))]), ids=lambda t: t.kind)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_an_embedding_is_the_mean_of_the_last_hidden_rows(block: str, task: Any) -> None:
     model, codes = make(BLOCKS[block], task), records()
