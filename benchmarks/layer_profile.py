@@ -116,8 +116,8 @@ def main() -> None:
         f"# Where the time of one layer goes\n\n{time.strftime('%Y-%m-%d')}; {machine()}; {made}; one thread, "
         f"float32 products by {library}. Width 256, 4 heads of 64, two-layer memory, chunks of 64, {TOKENS:,} tokens, "
         f"no convolutions. `python benchmarks/layer_profile.py`.\n\n{markdown(head, lines)}\n\n"
-        f"Were the products all, and each at the rate of a large one, {rate / 1e9:.0f} billion flops a second here, "
-        "the third column would be the second. A calculation of the same products can't be faster than that.\n"
+        f'"Were they all": the same products alone, each at the rate of a large one, {rate / 1e9:.0f} billion flops a '
+        "second here. A calculation of the same products can't be faster than that.\n"
     )
     (Path(__file__).parent / "results" / "layer_profile.md").write_text(text, encoding="utf-8")
     print(text)

@@ -1,6 +1,8 @@
 import csv
 import gzip
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,25 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert read_table(tmp_path / "x.parquet").equals(table)
     (tmp_path / "x.parquet.gz").write_bytes(gzip.compress((tmp_path / "x.parquet").read_bytes()))
     assert read_table(tmp_path / "x.parquet.gz").equals(table)
+
+
+def test_an_interrupt_while_parquet_is_read_is_no_corrupt_file(tmp_path: Path) -> None:
+    """A terminal sends it to the whole group; commands note it, and what reads the file must not end by it."""
+    pl.DataFrame({"a": ["1"]}).write_parquet(tmp_path / "x.parquet")
+    program = """
+import os, signal, subprocess, sys
+from titans_seq.data.table import read_table
+noted, begin = [], subprocess.Popen._execute_child
+signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+def begun(*given, **named):
+    begin(*given, **named)
+    os.killpg(0, signal.SIGINT)
+subprocess.Popen._execute_child = begun
+assert len(read_table(sys.argv[1])) == 1 and noted
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "x.parquet")]
+    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -140,11 +140,13 @@ def _from_text(data: bytes, name: str) -> tuple[pl.DataFrame, str]:
 
 def _from_parquet(data: bytes, name: str) -> pl.DataFrame:
     """Read in a process of its own, since polars ends the one it is in where a corrupt file asks for endless memory."""
-    read = subprocess.run([sys.executable, "-P", "-c", _PARQUET_READER], input=data, capture_output=True)
+    reader = [sys.executable, "-P", "-c", _PARQUET_READER]
+    # a session of its own: Ctrl-C is for us alone, and would be told as a corrupt file
+    read = subprocess.run(reader, input=data, capture_output=True, start_new_session=True)
     if read.returncode:
         told = [line for line in read.stderr.decode(errors="replace").splitlines() if line.strip()]
         why = told[-1] if read.returncode == 1 else (told or [f"its reader ended with {read.returncode}"])[0]
-        raise InputError(f"{name} is Parquet, but truncated or corrupt: {why}.")
+        raise InputError(f"{name} is Parquet, but truncated or corrupt: {why}. Fetch or write it again.")
     return pl.read_ipc_stream(read.stdout)
 
 
