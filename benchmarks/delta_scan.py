@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ from titans_seq.files import to_json, write_text
 from titans_seq.ops.delta_scan import Backend, chunked, delta_scan
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 
-SHAPE = (1, 4, 4096, 64)  # B, H, T, D = Dv
-CASES = [(decay, erases) for decay in ("none", "head", "channel") for erases in (False, True)]
+LENGTH, SIZE = 4096, 64  # T, D = Dv
+HEADS = (1, 2, 4)  # the loop's time is that of its calls, whatever they compute; the parallel form's grows with heads
+CASES = list(product(HEADS, ("none", "head", "channel"), (False, True)))
 TILES = (16, 32, 64, 128)
 
 
-def inputs(decay: str, erases: bool) -> dict[str, Any]:
+def inputs(heads: int, decay: str, erases: bool) -> dict[str, Any]:
     """Arguments of `delta_scan` that all want a gradient."""
     torch.manual_seed(0)
-    q, k, v = F.normalize(torch.randn(SHAPE), dim=-1), F.normalize(torch.randn(SHAPE), dim=-1), torch.randn(SHAPE)
-    gate = {"none": None, "head": torch.randn(SHAPE[:3]), "channel": torch.randn(SHAPE)}[decay]
+    shape = (1, heads, LENGTH, SIZE)
+    q, k, v = F.normalize(torch.randn(shape), dim=-1), F.normalize(torch.randn(shape), dim=-1), torch.randn(shape)
+    gate = {"none": None, "head": torch.randn(shape[:3]), "channel": torch.randn(shape)}[decay]
     log_decay = None if gate is None else F.logsigmoid(gate + 3).requires_grad_()
-    pair = (k.clone().requires_grad_(), (torch.rand(*SHAPE[:3], 1) * k).requires_grad_()) if erases else None
+    pair = (k.clone().requires_grad_(), (torch.rand(*shape[:3], 1) * k).requires_grad_()) if erases else None
     leaves = {"q": q.requires_grad_(), "k": k.requires_grad_(), "v": v.requires_grad_()}
     return {**leaves, "log_decay": log_decay, "erase": pair}
 
@@ -66,24 +69,26 @@ def at_tile(tile: int, run: Callable[[], None]) -> Callable[[], None]:
 
 
 def main() -> None:
-    """Measure every kind of decay with and without erasing; keep ``results/delta_scan.json`` and print the table."""
+    """Measure every kind of decay with and without erasing; keep ``delta_scan.json`` in --out and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    rounds = options.rounds
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     library = use_fastest_exact_matmul()
     cells, lines = [], []
-    for decay, erases in CASES:
-        given = inputs(decay, erases)
+    for heads, decay, erases in CASES:
+        given = inputs(heads, decay, erases)
         for backward in (False, True):
             parallel = call(given, "chunked", backward)
             calls = {f"tile {tile}": at_tile(tile, parallel) for tile in TILES}
             found = least({"token loop": call(given, "reference", backward), **calls}, rounds)
             ratio = found["token loop"] / found[f"tile {chunked.TILE}"]
             mode = "forward+backward" if backward else "forward"
-            cells.append({"decay": decay, "erases": erases, "mode": mode, "ms": found, "ratio": ratio})
-            name = f"{decay}, {'erases' if erases else 'adds'}, {mode}"
+            cells.append({"heads": heads, "decay": decay, "erases": erases, "mode": mode, "ms": found, "ratio": ratio})
+            name = f"{heads} heads, {decay}, {'erases' if erases else 'adds'}, {mode}"
             lines.append([name, *(f"{ms:,.1f}" for ms in found.values()), f"{ratio:.1f}"])
     facts = {
         "benchmark": "delta_scan",
@@ -92,10 +97,17 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(),
         "commit": commit(),
-        "settings": {"shape": SHAPE, "dtype": "float32", "threads": 1, "matmul": library, "tile": chunked.TILE},
+        "settings": {
+            "tokens": LENGTH,
+            "head": SIZE,
+            "dtype": "float32",
+            "threads": 1,
+            "matmul": library,
+            "tile": chunked.TILE,
+        },
         "cells": cells,
     }
-    write_text(Path(__file__).parent / "results" / "delta_scan.json", to_json(facts))
+    write_text(options.out / "delta_scan.json", to_json(facts))
     head = ["processor ms", "token loop", *(f"tile {tile}" for tile in TILES), f"loop / tile {chunked.TILE}"]
     print(markdown(head, lines))
 

@@ -1,4 +1,4 @@
-r"""Forward, in the symbols of `titans_seq.ops.delta_scan.chunked`; here b has the sign of the front door.
+r"""Forward, in the symbols of `titans_seq.ops.delta_scan.chunked`.
 
 Three passes: what is read to be erased, $U = (I + L_{ab})^{-1} (A M_0 + L_{ak} V)$, up to the memory $M_0$ before the
 tile, for all tiles at once (`erase_pass`); tile by tile U and the memory (`state_pass`); all tiles' reads
