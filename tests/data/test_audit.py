@@ -199,6 +199,11 @@ def on_a_spring_night(rows: list[list[str]]) -> None:
     del rows[26]
 
 
+def among_zeros(rows: list[list[str]]) -> None:
+    for at, row in enumerate(rows):
+        row[1] = {7: "9831.3", 20: "0.3", 21: "0.9", 22: "1.4", 40: "0.5"}.get(at, "0")
+
+
 FAULTS: dict[str, tuple[Callable[[list[list[str]]], Any], dict[str, Any], str]] = {
     "none": (lambda rows: None, {}, ""),
     "gap": (lambda rows: rows.__delitem__(slice(10, 15)), {"gaps": 1, "missing_rows": 5, "longest_gap": "6 h"}, "gaps"),
@@ -208,6 +213,7 @@ FAULTS: dict[str, tuple[Callable[[list[list[str]]], Any], dict[str, Any], str]] 
     "missing": (lambda rows: rows[7].__setitem__(1, "NA"), {"missing_share": 0.02}, "missing values in 2.00%"),
     "sentinel": (lambda rows: rows[7].__setitem__(1, "-9999"), {"sentinels": 1, "outliers": 0}, "holds -9999"),
     "outlier": (lambda rows: rows[7].__setitem__(1, "50"), {"outliers": 1}, ""),
+    "outlier among zeros": (among_zeros, {"outliers": 1}, ""),
     "irregular": (lambda rows: rows[7].__setitem__(0, rows[7][0].replace(":00:", ":09:")), {}, "is irregular: 98.0%"),
     "zones": (in_two_zones, {"duplicates": 1}, "more than one time zone: UTC in row 1, +01:00 in row 21"),
     "fold": (on_an_autumn_night, {"duplicates": 1}, "(DST fold)"),

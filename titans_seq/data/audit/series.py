@@ -48,11 +48,16 @@ def _runs(values: np.ndarray) -> tuple[int, int]:
 
 
 def _far(values: np.ndarray) -> np.ndarray:
-    """How many distances between the quartiles each value (T,) is away from the median, 0 where it is missing."""
+    """How many distances between the quartiles each value (T,) is away from the median, 0 where it is missing.
+
+    Where most values are one, such as no rain, the quartiles are those of the others.
+    """
     known = values[~np.isnan(values)]
     if not len(known):
         return np.zeros(len(values))
     low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
+    if low == high and len(others := known[known != middle]):
+        low, high = np.quantile(others, [0.25, 0.75])
     return np.nan_to_num(np.abs(values - middle) / (high - low)) if high > low else np.zeros(len(values))
 
 
@@ -257,7 +262,7 @@ def audit_series(path: Path | str, *, min_rows: int = 2, **reading: Any) -> Audi
 
     Columns and series stand the worst first; series by the share of their rows that are missing, doubled or out of
     order, and of their values that are missing, sentinels or outliers. Outliers lie farther from the median of their
-    series than five times the distance between its quartiles.
+    series than five times the distance between its quartiles (those of the other values, where most are one).
 
     Raises:
         InputError: if the file cannot be read at all: another format, no timestamps, or one that is none.
