@@ -62,7 +62,7 @@ _TTT = {
 
 PRESETS: dict[str, Preset] = {
     "lmm": Preset(_LMM, f"{_TITANS}, eq. 8-15", {"kind": "lmm"}),
-    "mac": Preset(_LMM, f"{_TITANS}, eq. 21-25", {"kind": "mac"}),
+    "mac": Preset(_LMM, f"{_TITANS}, eq. 21-25, eq. 23 with a residual connection", {"kind": "mac"}),
     "mag": Preset(_LMM, f"{_TITANS}, eq. 26-28", {"kind": "mag"}),
     "mal": Preset(_LMM, f"{_TITANS}, eq. 29-31", {"kind": "mal"}),
     "moneta": Preset(_MONETA, f"{_MIRAS}, eq. 24-25"),
