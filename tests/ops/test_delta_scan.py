@@ -33,6 +33,21 @@ def test_every_backend_is_the_printed_recurrence(
         same(p.run(backend), {name: expected[name] for name in ("y", "memory")})
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("length", [20, 64, 200])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("erases", [False, True], ids=["adds", "erases"])
+@pytest.mark.parametrize("decay", DECAYS)
+@torch.no_grad()
+def test_without_gradients_it_is_the_same_and_what_is_given_stays(
+    decay: str, erases: bool, steps: int, length: int, heads: int
+) -> None:
+    given = problem(decay, erases, steps, length, (1, heads, 4, 3))
+    before = {name: leaf.clone() for name, leaf in given.leaves().items()}
+    same(given.run("chunked"), given.run("reference"))
+    assert all(torch.equal(leaf, before[name]) for name, leaf in given.leaves().items())
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_split_of_the_stream_is_one_pass(data: st.DataObject) -> None:

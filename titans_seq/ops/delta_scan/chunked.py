@@ -106,7 +106,7 @@ def _times(rows: Tensor, factor: Tensor) -> Tensor:
 def _by_channel(x: DeltaInputs, decay: Tensor, own: Tensor) -> Tile:
     """Each channel with decays of its own: what is read and written decays on the way."""
     n, keys = x.k.shape[2], 0 if x.a is None else 1
-    written = x.k if x.b is None else torch.cat([x.k, x.b], 2)
+    written = torch.cat([x.k] if x.b is None else [x.k, x.b], 2)  # of its own: `_join` overwrites it
     later = x.q if x.a is None else torch.cat([x.a[:, :, 1:], x.q], 2)
     found = (later[:, :, :, None] * written[:, :, None]).sum(-1).unflatten(-1, (-1, n))
     entered = decay * later if x.a is None else torch.cat([x.a[:, :, :1], decay * later], 2)
