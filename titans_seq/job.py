@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from titans_seq import __version__
 from titans_seq.backbone import BackboneConfig
@@ -54,9 +56,26 @@ def prepare(device: str, threads: int | None, seed: int = 0, width: int | None =
     return device
 
 
+class _Unfilled(TorchFunctionMode):
+    """Weights of shapes alone: what would fill or scale a tensor returns it as it is.
+
+    To compute with a meta tensor torch imports its compiler, which takes longer than to load a small model.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn:
+            return torch.empty(*args, **kwargs)
+        tensors = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
+        fills = func.__name__.endswith("_") and not func.__name__.startswith("_")
+        if len(tensors) == 1 and (fills or func.__name__ in ("mul", "div", "log")):
+            return tensors[0]
+        return func(*args, **kwargs)
+
+
 def parameters(backbone: BackboneConfig, task: Any) -> int:
     """Number of parameters, counted without building the model."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return sum(p.numel() for p in SequenceModel(backbone, task).parameters())
 
 

@@ -435,7 +435,7 @@ class NeuralMemory(Memory):
         self.delta = DeltaGate(width, heads, bias, config.gate_rank) if made else None  # type: ignore[arg-type]
         if self.gates is not None:
             with torch.no_grad():
-                self.gates.bias.copy_(torch.tensor(per_head).repeat(heads))
+                self.gates.bias.copy_(torch.tensor(per_head * heads))
 
     def initial_scan(self, batch: int) -> ScanState:
         """The learned initial memory."""
