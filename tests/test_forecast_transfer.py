@@ -14,6 +14,7 @@ from titans_seq.data.record import Series
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.errors import ConfigError, ModelError
 from titans_seq.recipe import build
+from titans_seq.training.points import LAST, load_point
 
 READS = ["window", "stream"]
 
@@ -138,10 +139,26 @@ def test_attention_over_variates_goes_on_with_other_channels(titans: Any, tiny: 
     assert load_pretrained(str(tmp_path / "other")).task.mixing == "attention"
 
 
+def test_fine_tuning_hands_on_nothing_worse_than_it_began_with(
+    titans: Any, tiny: Any, general: Path, tmp_path: Path
+) -> None:
+    wild = ["--set", "training.learning_rate=10", "--set", "training.validate_every=1"]
+    tuned(titans, general, tiny.wide, tmp_path / "wild", "--horizon", 4, *wild)
+    first, last = pl.read_csv(tmp_path / "wild" / "metrics.csv").iter_rows(named=True)
+    assert (first["step"], last["step"]) == (0, 1) and first["validation_loss"] < last["validation_loss"]
+    before, after = (load_pretrained(str(run)).state_dict() for run in (general, tmp_path / "wild"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    kept = json.loads((tmp_path / "wild" / "manifest.json").read_text())["result"]["validation"]
+    assert (kept["step"], kept["loss"]) == (0, first["validation_loss"])
+    tuned(titans, general, tiny.wide, tmp_path / "anew", "--horizon", 7, *wild)  # whose forecast layer knows nothing
+    assert pl.read_csv(tmp_path / "anew" / "metrics.csv")["step"].to_list() == [1]
+
+
 def test_the_head_alone(titans: Any, tiny: Any, general: Path, tmp_path: Path) -> None:
     head = ["--set", "training.freeze=true"]
     tuned(titans, general, tiny.wide, tmp_path / "head", "--horizon", 4, *head)
-    before, after = (load_pretrained(str(run)).state_dict() for run in (general, tmp_path / "head"))
+    before = load_pretrained(str(general)).state_dict()
+    after = load_point(tmp_path / "head" / "checkpoints" / LAST)["model"]
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith("backbone.")}
     columns = ["--target", "a", "--past-only", "b"]

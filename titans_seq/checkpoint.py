@@ -234,11 +234,14 @@ def check_backbone(ours: BackboneConfig, source: str) -> Path:
     return folder
 
 
-def load_backbone(model: SequenceModel, source: str) -> None:
+def load_backbone(model: SequenceModel, source: str) -> bool:
     """Start the backbone of ``model`` from that of ``source``; the head stays as it was initialised.
 
     Patches of a series that hold other numbers have an embedding that begins anew. The head of a forecast of the same
     form is taken over too. What was taken over is told.
+
+    Returns:
+        Whether all of the model was, so that it can be used as it is.
     """
     folder, theirs = check_backbone(model.backbone.config, source), load_config(source)[2]
     tensors, own = load_tensors(folder), model.state_dict()
@@ -264,3 +267,4 @@ def load_backbone(model: SequenceModel, source: str) -> None:
             f"{source}: taken over: {', '.join(taken)}; begins anew: {', '.join(begun) or 'nothing'}"
             f"{' (' + '; '.join(other) + ')' if other else ''}."
         )
+    return head

@@ -126,10 +126,9 @@ def _fitted(
 
     torch.manual_seed(recipe.seed)
     model = SequenceModel(plan.backbone, plan.task)
-    if recipe.start_from:
-        load_backbone(model, recipe.start_from)
+    whole = load_backbone(model, recipe.start_from) if recipe.start_from else False
     model.to(device)
-    return model, fit(model, plan.training, plan.validation, recipe.training, recipe.seed, out, device, world)
+    return model, fit(model, plan.training, plan.validation, recipe.training, recipe.seed, out, device, world, whole)
 
 
 def must_share(recipe: Recipe, place: Place, device: str) -> None:

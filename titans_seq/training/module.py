@@ -47,11 +47,12 @@ class SequenceModule(L.LightningModule):
         seed: int,
         run: Path,
         world: World = ALONE,
+        usable: bool = False,
     ):
         super().__init__()
         self.world, self.batch_size = world, config.batch_size // world.size
         self.model, self.items, self.validation, self.config = model, train, validation, config
-        self.seed, self.run = seed, run
+        self.seed, self.run, self.usable = seed, run, usable
         self.total, self.interval = config.total(len(train)), config.interval(len(train))
         self.name, self.sign = model.task.monitor
         self.step = 0
@@ -80,6 +81,8 @@ class SequenceModule(L.LightningModule):
         if self.optimizer_state is not None:
             load_optimizer(self.model, self._optimizer, self.optimizer_state)
             self.optimizer_state = None
+        if self.usable and self.step == 0:  # then training hands on nothing worse than what it began with
+            self._log({"step": 0, "epoch": 0} | self._validate())
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Random numbers and rate of this step, whatever came before."""
@@ -128,9 +131,7 @@ class SequenceModule(L.LightningModule):
         if due:
             row |= self._validate()
         if due or self.step % self.config.log_every == 0:
-            if self.world.first:
-                self.metrics.write(row)
-            self.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, self.step)  # type: ignore[union-attr]
+            self._log(row)
         caught = self.world.agreed(self.watch.caught)  # one that comes from here on is of the next step
         stop = self.config.patience is not None and self.since_best >= self.config.patience
         if due or stop or caught is not None or self.step % self.config.checkpoint_every == 0:
@@ -144,6 +145,11 @@ class SequenceModule(L.LightningModule):
             self.trainer.should_stop = True
 
     # --- our own
+
+    def _log(self, row: dict[str, float | int]) -> None:
+        if self.world.first:
+            self.metrics.write(row)
+        self.logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, self.step)  # type: ignore[union-attr]
 
     def _fault(self, what: str, step: int) -> NumericFault:
         file = self.run / "checkpoints" / LAST
@@ -218,6 +224,7 @@ def fit(
     run: Path,
     device: str,
     world: World = ALONE,
+    usable: bool = False,
 ) -> dict[str, float]:
     """Train ``model`` in place, resuming from the run's last point; it ends with the best weights.
 
@@ -230,6 +237,7 @@ def fit(
         run: folder of ``checkpoints/``, ``metrics.csv`` and ``events/``.
         device: ``cpu`` or ``cuda``.
         world: the ranks that train it together, each of which calls this; the first one writes into ``run``.
+        usable: the model can be used as it is: its first weights are validated too, as those of step 0.
 
     Returns:
         Metrics of the best weights on the validation items, and their ``step``.
@@ -248,7 +256,7 @@ def fit(
         if isinstance(memory, NeuralMemory) and config.precision == "bf16":
             memory.operands = "bfloat16"
     trained = copy.deepcopy(model) if world.place.strategy == "fsdp" else model  # which is cut into parts
-    module = SequenceModule(trained, train, validation, config, seed, run, world)
+    module = SequenceModule(trained, train, validation, config, seed, run, world, usable)
     if not module.restore():
         with watching() as watch, Progress("training", "steps", module.total, module.step) as progress:
             module.watch, module.progress = watch, progress
