@@ -47,7 +47,7 @@ class Set(NamedTuple):
 
 
 SETS = {
-    "human_enhancers_cohn": Set(SLICE, 150, 32, 0.752),
+    "human_enhancers_cohn": Set(SLICE, 60, 32, 0.752),  # of 450 rows for training: more only learns them by heart
     "human_enhancers_ensembl": Set(SLICE, 300, 32, 0.896),
     "human_ensembl_regulatory": Set(SLICE, 200, 32, 0.893),
     "human_nontata_promoters": Set("test", 300, 32, 0.966),
