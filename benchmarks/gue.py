@@ -2,8 +2,8 @@
 
 Official train, dev and test tables. The weights of a run are chosen on dev, and so was the learning rate, on
 prom_core_tata; the steps are what a slow machine allows (results/gue_dev.md has what more of them give on dev: on tf/2
-something, on tf/3 and tf/4 nothing). Test is read once a row. Training sees
-either strand by chance, and a prediction is the mean over both.
+something, on tf/3 and tf/4 nothing). Test is read once a row. Training sees either strand by chance, and a prediction
+is the mean over both.
 """
 
 from typing import NamedTuple
