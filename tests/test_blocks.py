@@ -11,7 +11,7 @@ from torch import Tensor
 
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly, Block, BlockConfig
 from titans_seq.errors import ModelError
-from titans_seq.memory import MemoryConfig
+from titans_seq.memory import MemoryConfig, NeuralMemory
 from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
 from titans_seq.miras.learning import GradientDescent
 from titans_seq.miras.structure import MLP, Matrix
@@ -198,6 +198,25 @@ def test_rows_of_a_batch_do_not_meet(case: tuple[BlockConfig, MemoryConfig]) -> 
         for name, tensor in state_tensors(its_state).items():
             whole = state_tensors(state)[name]
             torch.testing.assert_close(tensor, whole[row : row + 1] if whole.ndim else whole, **EXACT)
+
+
+@every_block
+def test_every_backend_is_one_block(case: tuple[BlockConfig, MemoryConfig]) -> None:
+    """Outputs, state and slopes, also where keys follow from what was read of the memory, as in MAC."""
+    block, x = block_and_input(case)
+    memories = [part for part in block.modules() if isinstance(part, NeuralMemory)]
+    found = []
+    for backend in ("chunked", "reference"):
+        for memory in memories:
+            memory.backend = backend
+        y, state = block(x, start(block))
+        slopes = torch.autograd.grad(y.square().sum(), list(block.parameters()))
+        with torch.no_grad():
+            assert_same(block(x, start(block)), (y, state))
+        found.append((y, state, slopes))
+    assert_same(found[0][:2], found[1][:2])
+    for ours, theirs in zip(found[0][2], found[1][2], strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
 
 
 @every_block

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from titans_seq.errors import ModelError
-from titans_seq.memory import CausalConv, MemoryConfig, NeuralMemory
+from titans_seq.memory import CausalConv, MemoryConfig, NeuralMemory, _Unit
 from titans_seq.memory_state import MemoryState, load_state, save_state, state_tensors
 from titans_seq.miras.bias import BIASES, Huber, HuberSwitch, Robust
 from titans_seq.miras.learning import LEARNING, GradientDescent, Momentum, Orthogonalised
@@ -54,6 +54,11 @@ def seeded() -> None:
 def memory_and_input(config: MemoryConfig, length: int = 30, batch: int = 2) -> tuple[NeuralMemory, Tensor]:
     memory = NeuralMemory(WIDTH, HEADS, config).double()
     return memory, torch.randn(batch, length, WIDTH, dtype=torch.float64)
+
+
+def unit(x: Tensor) -> Tensor:
+    rows: Tensor = _Unit.apply(x)[0]
+    return rows
 
 
 def assert_states_equal(ours: MemoryState, theirs: MemoryState) -> None:
@@ -170,8 +175,40 @@ def test_both_backends_are_one_memory(config: MemoryConfig) -> None:
     found = []
     for memory.backend in ("chunked", "reference"):
         found.append(memory(x, memory.initial_state(2)))
-    torch.testing.assert_close(found[0][0], found[1][0], **EXACT)
-    assert_states_equal(found[0][1], found[1][1])
+    with torch.no_grad():
+        found.append(memory(x, memory.initial_state(2)))
+    for y, state in found[1:]:
+        torch.testing.assert_close(y, found[0][0], **EXACT)
+        assert_states_equal(state, found[0][1])
+
+
+def test_keys_of_norm_1_are_torch_s_with_slopes_of_their_slopes() -> None:
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(unit(x), F.normalize(x, dim=-1))
+    assert torch.autograd.gradcheck(unit, x) and torch.autograd.gradgradcheck(unit, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_keys_of_norm_1_whatever_their_size(dtype: torch.dtype) -> None:
+    """From the least normal numbers of float16 to those whose squares leave it; a key of zeros stays one."""
+    for size in (0.0, 1e-4, 1.0, 300.0):
+        x = torch.full((2, 64), size, dtype=dtype, requires_grad=True)
+        norm = unit(x).float().norm(dim=-1)
+        torch.testing.assert_close(norm, torch.full_like(norm, float(size > 0)), rtol=1e-2, atol=0)  # bfloat16's digits
+
+
+def test_what_a_backward_pass_that_reads_again_cannot_do_is_said() -> None:
+    memory, x = memory_and_input(MemoryConfig(chunk_size=8))
+    memory.recompute = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("titans_seq.pieces.PIECE", 10)
+        y, _ = memory(x, memory.initial_state(2))
+        with pytest.raises(RuntimeError, match="no slopes of its own: set recompute to False"):
+            torch.autograd.grad(y.square().sum(), list(memory.parameters()), create_graph=True)
+        given = {name: p.detach().clone().requires_grad_() for name, p in memory.named_parameters()}
+        y, _ = torch.func.functional_call(memory, given, (x, memory.initial_state(2)))
+        with pytest.raises(RuntimeError, match=r"with other parameters .* set recompute to False"):
+            y.square().sum().backward()
 
 
 @every_config

@@ -129,6 +129,9 @@ def test_data_must_suit_the_task_and_the_backbone_too() -> None:
     build(recipe("classification", **printed))
     with pytest.raises(ConfigError, match=r"task language_model needs a causal backbone, .* block\.mode causal"):
         build(recipe("language_model", **printed))
+    with pytest.raises(ConfigError, match=r"training\.truncate: 40 ends inside a segment, .* block\.segment, 64, or"):
+        build(recipe("classification", **printed) | {"training": {"truncate": 40}})
+    build(recipe("classification", **printed) | {"training": {"truncate": 128}})
 
 
 def test_differences_name_key_and_both_values() -> None:

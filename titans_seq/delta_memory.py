@@ -32,13 +32,13 @@ class DecayGate(nn.Module):
         self.heads, self.config = heads, config
         if config.form == "fixed":
             return
+        kept = -math.log(math.expm1(-config.temperature * math.log(0.98)))  # σ(kept)^(1/τ) = 0.98
         if config.by == "channel":
-            # at first 2 to 5 % a token
-            first = {"sigmoid": math.log(0.98**config.temperature / (1 - 0.98**config.temperature)), "bounded": -2.5}
+            first = {"sigmoid": kept, "bounded": -2.5}  # at first 2 to 5 % a token are lost
             self.project = LowRank(width, rank or width, width, first[config.form])
             return
         self.project = nn.Linear(width, heads)
-        first_bias = torch.full((heads,), math.log(0.98**config.temperature / (1 - 0.98**config.temperature)))
+        first_bias = torch.full((heads,), kept)
         if config.form == "exponential":
             self.log_a = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
             steps = torch.empty(heads).uniform_(math.log(1e-3), math.log(0.1)).exp()

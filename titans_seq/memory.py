@@ -200,17 +200,22 @@ class _Unit(torch.autograd.Function):
     """Rows of norm 1, as `torch.nn.functional.normalize`; its own slopes need half of the passes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        scale = x.square().sum(-1, keepdim=True).clamp_(min=1e-24).rsqrt_()
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        # in float32 at least, since squares of float16 leave its range; one over the least norm does not
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        scale = norm.clamp_(min=max(1e-12, torch.finfo(x.dtype).tiny)).reciprocal_().to(x.dtype)
         y = x * scale
         ctx.save_for_backward(y, scale)
-        return y
+        ctx.set_materialize_grads(False)
+        return y, scale  # given back for the slope's own slope, which goes through both
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
+    def backward(ctx: Any, slope: Tensor | None, to_scale: Tensor | None) -> Tensor:
         y, scale = ctx.saved_tensors
+        slope = torch.zeros_like(y) if slope is None else slope
         along = (slope * y).sum(-1, keepdim=True)
-        return torch.addcmul(slope, y, along, value=-1) * scale
+        found = torch.addcmul(slope, y, along, value=-1) * scale
+        return found if to_scale is None else found - y * (to_scale * scale.square())
 
 
 @contextmanager
@@ -346,7 +351,7 @@ class Memory(nn.Module):
             projected = F.silu(projected)
         mixed, rest = projected.split([first, projected.shape[2] - first], 2)
         if kind == "unit":
-            mixed = _Unit.apply(mixed)
+            mixed, _ = _Unit.apply(mixed)
         elif kind == "elu":
             mixed = 1 + F.elu(mixed)
         if self.config.rope:

@@ -33,6 +33,8 @@ class _ReadAgain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("A backward pass that reads again has no slopes of its own: set recompute to False.")
         random, devices, states = ctx.random
         inputs = [t.detach().requires_grad_(t.requires_grad) for t in ctx.saved_tensors]
         with torch.enable_grad(), torch.random.fork_rng(devices), torch.autocast(ctx.kind, *ctx.cast):
@@ -41,7 +43,13 @@ class _ReadAgain(torch.autograd.Function):
             found = ctx.read(*inputs)
         outputs, slopes = zip(*((y, s) for y, s in zip(found, slopes, strict=True) if y.requires_grad), strict=True)
         wanted = [t for t in (*inputs, *ctx.weights) if t.requires_grad]
-        grads = iter(torch.autograd.grad(outputs, wanted, slopes, allow_unused=True))
+        found = torch.autograd.grad(outputs, wanted, slopes, allow_unused=True)
+        if ctx.weights and all(grad is None for grad in found[-len(ctx.weights) :]):
+            raise RuntimeError(
+                "The backward pass reads again with other parameters than the forward pass had, as under "
+                "torch.func.functional_call: set recompute to False."
+            )
+        grads = iter(found)
         return None, None, *(next(grads) if t.requires_grad else None for t in (*inputs, *ctx.weights))
 
 

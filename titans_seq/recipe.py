@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from titans_seq.backbone import BackboneConfig
+from titans_seq.blocks import MAC
 from titans_seq.data.sources import Source
 from titans_seq.embedding import Kmers, Nucleotides, Patches
 from titans_seq.errors import ConfigError
@@ -46,6 +47,12 @@ class Recipe(Choice):
                 f"task {self.task.kind} needs a causal backbone, whose rows have seen nothing that they predict: "
                 "direction must be forward, equivariant false (the other strand is read from the end) and "
                 "block.mode causal"
+            )
+        block, truncate = self.backbone.block, self.training.truncate
+        if truncate and isinstance(block, MAC) and block.mode == "paper" and truncate % block.segment:
+            raise ValueError(
+                f"training.truncate: {truncate} ends inside a segment, and MAC as printed reads whole ones: "
+                f"take a multiple of block.segment, {block.segment}, or block.mode causal"
             )
         if getattr(self.task, "two_sided", False) and self.backbone.causal:
             raise ValueError(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from titans_seq.miras.learning import GradientDescent
@@ -26,6 +27,7 @@ EVERY_RETENTION: list[Retention] = [
     *(retention() for retention in RETENTIONS),
     Forgetting(towards="zero"),
     Lq(q=2.0),
+    Lq(towards="zero", q=8.0),
     Lq(q=3.0, form="printed"),
     Lq(form="printed"),
     KL(scale=1.0),
@@ -90,10 +92,18 @@ def test_the_memory_starts_with_the_norm_of_an_ordinary_one(retention: Retention
 def test_gradients_are_finite_at_zero(retention: Retention) -> None:
     """A weight that is 0, and a memory that is 0 in all: forgetting to zero, and padding, lead there."""
     for carried in (torch.zeros(D, Dv, dtype=torch.float64), randn(D, Dv) * (torch.arange(D)[:, None] > 1)):
-        carried.requires_grad_()
-        found = retention.link(carried, randn(D, Dv))
-        (gradient,) = torch.autograd.grad(found.sum(), carried)
-        assert found.isfinite().all() and gradient.isfinite().all()
+        for dtype in (torch.float32, torch.float64):
+            leaf = carried.to(dtype, copy=True).requires_grad_()
+            found = retention.link(leaf, randn(D, Dv).to(dtype))
+            (gradient,) = torch.autograd.grad(found.sum(), leaf)
+            assert found.isfinite().all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("q", [2.95, 2.999, 3.05])
+def test_a_printed_form_that_leaves_the_range_of_numbers_is_refused(q: float) -> None:
+    with pytest.raises(ValidationError, match=r"the printed form .* take q = 3, a q further from it, or form: exact"):
+        Lq(q=q, form="printed")
+    assert Lq(q=q).q == q
 
 
 def one_token(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from titans_seq.miras.structure import MLP, STRUCTURES, Layers, Matrix, MemoryStructure, Vector, Weights
+from titans_seq.miras.structure import ACTIVATIONS, MLP, STRUCTURES, Layers, Matrix, MemoryStructure, Vector, Weights
 
 EVERY_STRUCTURE: list[Layers] = [
     *(structure() for structure in STRUCTURES),
@@ -93,6 +93,14 @@ def curvatures(structure: Layers, scale: float) -> Iterator[tuple[float, float]]
 def test_bearing_bounds_the_jacobian(structure: Layers, scale: float) -> None:
     for bound, true in curvatures(structure, scale):
         assert bound >= true * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_slopes_of_an_activation_have_slopes(activation: str) -> None:
+    z = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    value, slope = ACTIVATIONS[activation][1](z)
+    torch.testing.assert_close(slope, torch.autograd.grad(value.sum(), z, retain_graph=True)[0])
+    assert torch.autograd.gradgradcheck(ACTIVATIONS[activation][1], z)
 
 
 def test_the_bound_is_exact_for_a_vector_memory() -> None:

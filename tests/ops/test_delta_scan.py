@@ -149,6 +149,14 @@ def test_no_tokens_change_nothing(backend: Backend) -> None:
     assert found["y"].shape == (2, 2, 0, 3) and torch.equal(found["memory"], p.memory)
 
 
+@pytest.mark.parametrize("backend", PLAIN)
+@pytest.mark.parametrize("decay", ["head", "channel"])
+def test_a_batch_of_nothing_gives_nothing(decay: str, backend: Backend) -> None:
+    p = problem(length=40, decay=decay)
+    nothing = p._replace(**{name: leaf[:0] for name, leaf in p.leaves().items()})
+    assert nothing.run(backend)["y"].shape == (0, 2, 40, 3)
+
+
 # Named recurrences, each as its paper prints it: S (Dv, D) with columns for vectors, one head, token by token.
 
 

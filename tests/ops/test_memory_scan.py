@@ -255,7 +255,7 @@ def test_gates_at_the_ends_of_their_range_are_exact(structure: Layers, retention
 
 @pytest.mark.parametrize("retention", [r for r in EVERY_RETENTION if r.gated], ids=named)
 def test_alpha_1_clears_the_memory(retention: Retention) -> None:
-    """What is carried is that of the start again, or zero; the memory is its link."""
+    """What is carried is that of the start again, or zero; the memory is its link, in float32 too."""
     p = problem(MLP(), length=9, chunk_size=4, begin="open", momentum=False, retention=retention)
     p = p._replace(theta=torch.zeros_like(p.theta), alpha=torch.ones_like(p.q[..., 0]))
     found = p.run()
@@ -263,6 +263,7 @@ def test_alpha_1_clears_the_memory(retention: Retention) -> None:
         left = first if retention.returns else torch.zeros_like(first)
         cleared = retention.link(left, first).expand(2, *first.shape)
         torch.testing.assert_close(found[f"weights.{level}"], cleared, rtol=1e-12, atol=1e-12)
+    assert all(tensor.isfinite().all() for tensor in p.to("cpu", torch.float32, torch.float32).run().values())
 
 
 @pytest.mark.parametrize("backend", PLAIN)
@@ -349,6 +350,10 @@ def test_a_call_of_no_tokens_changes_nothing(backend: Backend) -> None:
             r"state was not made with Lq\(.*accumulator must be given",
         ),
         ({"state": initial_state((torch.zeros(2, 4, 3),), 2)}, r"state holds memories of shape \[\(2, 2, 4, 3\)\]"),
+        (
+            {"state": initial_state((torch.zeros(2, 4, 8), torch.zeros(2, 8, 3)), 2)},
+            r"the state is torch\.float32, and q, k and v want torch\.float64",
+        ),
         ({"backend": "loop"}, r"backend must be auto or one of reference, chunked, triton, got 'loop'"),
     ],
     ids=lambda wrong: "-".join(wrong) if isinstance(wrong, dict) else "",

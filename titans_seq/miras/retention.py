@@ -23,7 +23,7 @@ import math
 from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from titans_seq.miras.choice import MemoryChoice
@@ -116,13 +116,22 @@ class Lq(Gated):
     q: float = Field(default=4.0, ge=2, le=8, description="Exponent of the accumulator's norm; 2 changes nothing.")
     form: Literal["exact", "printed"] = Field(default="exact", description="The minimiser, or the paper's equation.")
 
+    @model_validator(mode="after")
+    def _invertible(self) -> "Lq":
+        if self.form == "printed" and 0 < abs(self.q - 3) < 0.1:
+            raise ValueError(
+                f"the printed form makes |W| = |A|^(3 - q), and for q = {self.q:g} what is carried leaves the range of "
+                "numbers: take q = 3, a q further from it, or form: exact"
+            )
+        return self
+
     @property
     def minimises(self) -> bool:
         return self.form == "exact" or self.q == 2
 
     def link(self, carried: Tensor, initial: Tensor) -> Tensor:
         if self.form == "printed":
-            return carried / _norm(carried, self.q) ** (self.q - 2)
+            return carried / (_norm(carried, self.q) ** (self.q - 2)).clamp(min=NOTHING)
         return _powers(carried, self.q)
 
     def start(self, memory: Tensor) -> Tensor:
@@ -262,7 +271,7 @@ class Decay(Retention):
     form: Literal["fixed", "sigmoid", "exponential", "bounded"] = Field(
         default="exponential", description="How the decay follows from the token; fixed: it does not."
     )
-    temperature: float = Field(default=16.0, gt=0, description="τ of the sigmoid form.")
+    temperature: float = Field(default=16.0, gt=0, le=10_000, description="τ of the sigmoid form.")
 
 
 def _norm(weight: Tensor, q: float) -> Tensor:
@@ -275,7 +284,8 @@ def _powers(weight: Tensor, q: float) -> Tensor:
     # of degree 1 in A: the largest entry is taken out, as a constant, so that no power leaves the range of numbers
     largest = weight.detach().abs().amax(AXES, keepdim=True).clamp(min=NOTHING)
     near = weight / largest
-    return largest * near.sign() * near.abs() ** (q - 1) / _norm(near, q) ** (q - 2)
+    # an entry of 1 makes the norm 1 at least; a memory of zeros stays one
+    return largest * near.sign() * near.abs() ** (q - 1) / _norm(near, q).clamp(min=1) ** (q - 2)
 
 
 def _soft(weight: Tensor, threshold: float) -> Tensor:

@@ -45,7 +45,7 @@ class _GELU(torch.autograd.Function):
     def backward(ctx: Any, to_value: Tensor, to_slope: Tensor) -> Tensor:
         z, slope = ctx.saved_tensors
         square = z * z
-        curvature = torch.exp(square * -0.5).mul_(2 - square).mul_(1 / math.sqrt(2 * math.pi))
+        curvature = (square * -0.5).sub_(math.log(2 * math.pi) / 2).exp_() * (2 - square)
         return torch.addcmul(to_value * slope, to_slope, curvature)
 
 

@@ -197,6 +197,8 @@ def _tiled(part: Tensor, span: tuple[int, int], fill: float) -> Tensor:
 def delta_scan(x: DeltaInputs, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Run the scan tile by tile; shapes and meaning as in the front door."""
     B, H, T, n, _ = x.k.shape
+    if not B * H * T:
+        return x.v[:, :, :, 0], memory
     tokens = 1 << max(0, (TILE // n).bit_length() - 1)
     spans = list(_spans(T, tokens, max(1, BLOCK // (tokens * n))))
     # split once: slices would each make a gradient of full length
@@ -208,4 +210,4 @@ def delta_scan(x: DeltaInputs, memory: Tensor) -> tuple[Tensor, Tensor]:
         y, memory = _block(DeltaInputs(*tiled), memory)  # type: ignore[arg-type]
         y = y.unflatten(0, (-1, B, H)).permute(1, 2, 0, 3, 4).flatten(2, 3)
         rows.append(y[:, :, : span[0] * span[1]])
-    return torch.cat(rows, 2) if rows else x.v[:, :, :, 0], memory.unflatten(0, (B, H))
+    return torch.cat(rows, 2), memory.unflatten(0, (B, H))

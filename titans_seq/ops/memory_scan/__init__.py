@@ -165,6 +165,8 @@ def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None)
             f"state stopped at token {state.offset} of a chunk, but chunk_size is {rule.chunk_size}: "
             "go on with the chunk_size it was made with."
         )
+    if state is not None and state.weights[0].dtype != x.q.dtype:
+        raise ValueError(f"the state is {state.weights[0].dtype}, and q, k and v want {x.q.dtype}: cast one of them.")
 
 
 def _gate(gate: Tensor | None, rows: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:

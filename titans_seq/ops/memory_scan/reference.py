@@ -12,8 +12,10 @@ def _gradient(start: Weights, x: ScanInputs, t: int, rule: ScanRule) -> Weights:
     row = slice(t, t + 1)
     k, v, theta = x.k[:, :, row], x.v[:, :, row], x.theta[:, :, row]
     delta = None if x.delta is None else x.delta[:, :, row]
+    graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        start = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in start)
+        # nodes of their own: k and v may follow from the same tensors, as MAC's do from what was read of its memory
+        start = tuple(w.view_as(w) if graph and w.requires_grad else w.detach().requires_grad_() for w in start)
         prediction = rule.structure.read(start, k, rule.gain)
         loss = rule.bias.loss(prediction, v, delta).sum()
         if rule.surprise is not None:
