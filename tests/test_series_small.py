@@ -48,3 +48,33 @@ def test_a_season_under_noise_is_found_better_than_by_repeating_the_last(
     naive = SeasonalNaive(series, season).forecast(19 * season, season)[:, 0]
     errors = [float(np.abs(guess - truth[19 * season :]).mean()) for guess in (ours, naive)]
     assert errors[0] < errors[1], errors
+
+
+def written(values: np.ndarray, file: Path, **others: np.ndarray) -> Path:
+    """A long table of the series y, and of others of as many rows."""
+    times = (np.datetime64("2024-01-01", "h") + np.arange(len(values))).astype("M8[us]")
+    parts = [pl.DataFrame({"unique_id": name, "ds": times, "y": y}) for name, y in {"y": values, **others}.items()]
+    pl.concat(parts).write_csv(file)
+    return file
+
+
+def wave(rows: int = 400) -> np.ndarray:
+    return 3 * np.sin(np.arange(rows) * 2 * np.pi / 24) + np.random.default_rng(0).normal(size=rows)
+
+
+def test_a_level_is_forecast_with_its_steps_also_beyond_the_horizon(titans: Any, tmp_path: Path) -> None:
+    """A meter that stands at 123,456,789: float32 has no step below 8 there."""
+    found = []
+    for level in (0, 123_456_789):
+        table = written(wave() + level, tmp_path / f"{level}.csv")
+        found.append(forecast(titans, table, tmp_path / f"f{level}.csv", "--horizon", 200)["q0.5"].to_numpy() - level)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-4)  # digits that the table has left: 1e-8 of the level
+
+
+def test_a_series_is_forecast_as_if_it_were_alone(titans: Any, tmp_path: Path) -> None:
+    alone = forecast(titans, written(wave(), tmp_path / "a.csv"), tmp_path / "fa.csv", "--horizon", 12)
+    for scale in (1e-6, 1e6):
+        table = written(wave(), tmp_path / "b.csv", other=10 * scale + scale * wave())
+        beside = forecast(titans, table, tmp_path / "fb.csv", "--horizon", 12, "--overwrite").head(len(alone))
+        assert beside["unique_id"].to_list() == alone["unique_id"].to_list()
+        np.testing.assert_allclose(beside["q0.5"], alone["q0.5"], rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from titans_seq.backbone import BackboneConfig
 from titans_seq.baselines import errors, season_of, seasonal_naive
-from titans_seq.checkpoint import SequenceModel
+from titans_seq.checkpoint import SequenceModel, to_tensors
 from titans_seq.data.record import Series
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.tasks.forecasting import Forecasting
@@ -31,11 +31,12 @@ every_form = pytest.mark.parametrize(
 )
 
 
-def build(**form: object) -> SequenceModel:
+def build(double: bool = True, **form: object) -> SequenceModel:
     torch.manual_seed(0)
-    task = Forecasting(horizon=6, lookback=24, patch=8, stride=4, **CHANNELS, **form)
+    task = Forecasting(horizon=6, lookback=24, patch=8, stride=4, **{**CHANNELS, **form})
     config = BackboneConfig(width=16, heads=2, depth=1, embedding=task.embedding())
-    return SequenceModel(config, task).double().eval()
+    model = SequenceModel(config, task).eval()
+    return model.double() if double else model
 
 
 def windows(B: int = 3) -> dict[str, torch.Tensor]:
@@ -84,6 +85,26 @@ def test_instance_normalisation_moves_with_the_window():
     torch.testing.assert_close(after, 3 * before + 7, rtol=1e-5, atol=1e-5)
 
 
+@every_form
+def test_a_level_takes_no_digits_from_the_steps(form):
+    """In single precision too, in which 123,456,789 has no neighbour nearer than 8: forecast, loss and errors."""
+    found = []
+    for level in (0, 123_456_789):
+        model = build(double=False, **form, location=tuple(at + level for at in CHANNELS["location"]))
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=(60, 2)) * CHANNELS["scale"] + CHANNELS["location"] + level
+        series = Series("", np.arange(60).astype("M8[h]").astype("M8[us]"), values, ("a", "b"))
+        items = SeriesWindows([series], [(0, 60)], 24, 6)
+        batch = to_tensors(items.collate([items.item(n, None) for n in range(len(items))]), "cpu")
+        with torch.no_grad():
+            output = model(batch)
+        mean = model.task.columns(output)["mean"] - level
+        measured = model.task.metrics(model.task.measures(output, batch))
+        found.append([mean, model.task.loss(output, batch), measured["mse"], measured["mae"]])
+    for moved, plain in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(moved, plain, rtol=1e-4, atol=1e-5)  # float32, and what 1e8 leaves of float64: 1e-8
+
+
 def test_a_constant_window_forecasts_near_its_constant():
     model = build(output=Point())
     batch = windows()
@@ -116,7 +137,9 @@ def test_metrics_are_those_of_the_definition():
 
 
 def test_patches_must_end_with_the_window():
-    with pytest.raises(ValidationError, match=r"patches of 16 every 8 rows do not end with a look-back of 100"):
+    with pytest.raises(
+        ValidationError, match=r"patches of 16 every 8 rows do not end with a look-back of 100.* 96 and 104"
+    ):
         Forecasting(horizon=1, lookback=100)
 
 

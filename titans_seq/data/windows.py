@@ -183,11 +183,11 @@ def stream_rows(series: Series, start: int, end: int) -> np.ndarray:
 class SeriesWindows:
     """Look-back and future around every origin between two rows of each series.
 
-    An item holds ``past`` (L, C), ``future`` (H, C) with 0 where a value is missing, and the marks ``observed``
-    (L, C) and ``future_observed`` (H, C): a value that filled a gap is read, and no target. An origin is the row of
-    the first forecast. Series with covariates give them too, NaN where one is missing: ``known`` (L + H, K),
-    ``past_only`` (L, P) and ``static`` (S,). With ``open`` an item of training also holds how many of its last patch's
-    rows are to be seen, at random.
+    An item holds ``past`` (L, C), ``future`` (H, C), float64 in the data's units (a high level leaves no digits of
+    float32 for steps) with 0 where a value is missing, and the marks ``observed`` (L, C) and ``future_observed``
+    (H, C): a value that filled a gap is read, and no target. An origin is the row of the first forecast. Series with
+    covariates give them too, NaN where one is missing: ``known`` (L + H, K), ``past_only`` (L, P) and ``static``
+    (S,). With ``open`` an item of training also holds how many of its last patch's rows are to be seen, at random.
 
     Args:
         series: all of the same columns.
@@ -210,7 +210,6 @@ class SeriesWindows:
         balanced: bool = False,
     ):
         self.series, self.lookback, self.horizon, self.open = series, lookback, horizon, open
-        self.values = [np.nan_to_num(s.target).astype(np.float32) for s in series]
         self.seen = [np.isfinite(s.target) for s in series]
         self.measured = [s.observed for s in series]
         self.origins = [np.arange(max(a, lookback), b - horizon + 1, step) for a, b in spans]
@@ -232,7 +231,7 @@ class SeriesWindows:
             number = self.drawn[int(rng.integers(len(self.drawn)))]
             t = int(rng.choice(self.origins[number]))
         past, future = slice(t - self.lookback, t), slice(t, t + self.horizon)
-        values, seen, s = self.values[number], self.seen[number], self.series[number]
+        seen, s = self.seen[number], self.series[number]
         beside = {
             "known": s.known_future[past.start : future.stop],
             "past_only": s.past_only[past],
@@ -242,9 +241,9 @@ class SeriesWindows:
         return {
             **cut,
             **{name: part for name, part in beside.items() if part.shape[-1]},
-            "past": values[past],
+            "past": np.nan_to_num(s.target[past]),
             "observed": seen[past],
-            "future": values[future],
+            "future": np.nan_to_num(s.target[future]),
             "future_observed": self.measured[number][future],
         }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from titans_seq.checkpoint import SequenceModel, to_tensors
+from titans_seq.data.sources import own_moments
 from titans_seq.data.windows import SeriesWindows, stream_rows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError
@@ -18,6 +20,41 @@ from titans_seq.stream import Point, Steps, must_be_finite
 from titans_seq.tasks.forecasting import Opened, Scaled
 
 PATCHES = 512  # of a series that are read at once: running sums take the square of it
+
+
+class Units(NamedTuple):
+    """Affine map of a series from the data's units, (T, C) or (H, C), to those that a model reads."""
+
+    own: Any  # (C,) mean of its rows before the first forecast
+    read: Any  # (C,) what that becomes
+    factor: Any
+
+    def read_from(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as the model reads them."""
+        found: np.ndarray = (rows - self.own) * self.factor + self.read
+        return found
+
+    def told(self, forecast: np.ndarray) -> np.ndarray:
+        """A forecast in the data's units."""
+        found: np.ndarray = (forecast - self.read) / self.factor + self.own
+        return found
+
+
+def _units(task: Any, windows: SeriesWindows) -> Callable[[int], Units]:
+    """Units by number of the series.
+
+    To a model for any table each series has the table's mean and deviation, so that its forecast does not depend on
+    the others, whose deviation may be a million times as large. The model of one table knows its series as they are.
+    """
+
+    @lru_cache(maxsize=1024)
+    def of(number: int) -> Units:
+        if not task.zero_shot:
+            return Units(0.0, 0.0, 1.0)
+        location, scale = own_moments(windows.series[number], int(windows.origins[number][0]))
+        return Units(np.array(location), np.array(task.location), np.array(task.scale) / np.array(scale))
+
+    return of
 
 
 @torch.inference_mode()
@@ -29,14 +66,21 @@ def window_steps(
     point: Point,
 ) -> Steps:
     """Rows of forecasts for the windows in order; ``describe`` makes the rows of one from its columns (H, C)."""
-    device = next(model.parameters()).device
+    device, units = next(model.parameters()).device, _units(model.task, windows)
     while point.done < len(windows):
         numbers = range(point.done, min(point.done + batch_size, len(windows)))
-        batch = to_tensors(windows.collate([windows.item(i, None) for i in numbers]), device)
+        own = [units(windows.place(n)[0]) for n in numbers]
+        items = [windows.item(n, None) for n in numbers]
+        items = [item | {"past": unit.read_from(item["past"])} for item, unit in zip(items, own, strict=True)]
+        batch = to_tensors(windows.collate(items), device)
         output = rolled(model, batch, windows.horizon)
         must_be_finite(output, (f"window {n + 1}" for n in numbers))
         columns = {name: v.cpu().numpy() for name, v in model.task.columns(output).items()}
-        ready = [row for i, n in enumerate(numbers) for row in describe(n, {c: v[i] for c, v in columns.items()})]
+        ready = [
+            row
+            for i, (n, unit) in enumerate(zip(numbers, own, strict=True))
+            for row in describe(n, {c: unit.told(v[i]) for c, v in columns.items()})
+        ]
         point = Point(numbers[-1] + 1, 0, point.tokens + batch["past"][..., 0].numel())
         yield ready, point
 
@@ -255,7 +299,7 @@ def series_steps(
     A model that is for any table reads the look-back before each origin alone, or as much of it as there is: it was
     trained on no longer streams, and no state of a table is kept.
     """
-    longest = PATCHES * model.task.patch
+    longest, zero_shot, units = PATCHES * model.task.patch, model.task.zero_shot, _units(model.task, windows)
 
     def carried(done: int) -> tuple[int, tuple[Any, ...]]:
         """The series that is open when so many windows are done, and what is saved of it."""
@@ -267,10 +311,10 @@ def series_steps(
     while point.done < len(windows):
         number, origin = windows.place(point.done)
         series = windows.series[number]
-        reader = Forecaster(model, streams.states[number], series.static)
-        if model.task.zero_shot:  # each forecast begins anew
+        reader = Forecaster(model, streams.begin if zero_shot else streams.states[number], series.static)
+        if zero_shot:  # each forecast begins anew
             at, end = max(0, origin - model.task.lookback), origin
-            reader.update(stream_rows(series, at, end))
+            reader.update(units(number).read_from(stream_rows(series, at, end)))
         else:
             at = max(point.inside, streams.starts[number])
             end = min(origin, at + longest)
@@ -282,7 +326,7 @@ def series_steps(
             continue
         output = reader.output(series.known_future[origin : origin + windows.horizon], windows.horizon)
         must_be_finite(output, [f"window {point.done + 1}"])
-        columns = {name: v[0].cpu().numpy() for name, v in model.task.columns(output).items()}
+        columns = {name: units(number).told(v[0].cpu().numpy()) for name, v in model.task.columns(output).items()}
         ready = describe(point.done, columns)
         following, saved = carried(point.done + 1)
         inside = origin if following == number else 0

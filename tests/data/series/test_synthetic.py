@@ -105,10 +105,10 @@ def test_panels_are_trained_on_like_tables() -> None:
     task, train, validation = source.parts(given, 0)
     assert task.channels == ("y",) and task.frequency == "1h"
     assert train.numbers == range(5) and validation.numbers == range(5, 8)
-    last, values = validation.item(0, None), synthetic(0, 5, 200).values.astype(np.float32)
+    last, values = validation.item(0, None), synthetic(0, 5, 200).values
     assert np.array_equal(np.concatenate([last["past"], last["future"]])[:, 0], values[-42:])
     drawn = [train.item(0, np.random.default_rng(seed)) for seed in range(50)]
-    values = synthetic(0, 0, 200).values.astype(np.float32)
+    values = synthetic(0, 0, 200).values
     assert {float(item["past"][0, 0]) for item in drawn} <= set(values[:159].tolist())
     assert len({float(item["past"][0, 0]) for item in drawn}) > 20, "windows lie anywhere"
     assert {int(item["open"]) for item in drawn} == set(range(1, 9))

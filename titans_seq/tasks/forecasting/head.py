@@ -30,8 +30,8 @@ class Head(nn.Module):
     def __init__(self, width: int, task: "Forecasting", rows: int, steps: int):
         super().__init__()
         self.task = task
-        self.register_buffer("location", torch.tensor(task.location), persistent=False)
-        self.register_buffer("scale", torch.tensor(task.scale), persistent=False)
+        self.register_buffer("location", torch.tensor(task.location, dtype=torch.float64), persistent=False)
+        self.register_buffer("scale", torch.tensor(task.scale, dtype=torch.float64), persistent=False)
         self.channels = len(task.channels)
         self.numbers = task.output.numbers * (1 if task.apart else self.channels)
         self.dropout = nn.Dropout(task.dropout)

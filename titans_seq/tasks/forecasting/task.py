@@ -133,9 +133,10 @@ class Forecasting(Choice):
         if self.patch > self.lookback:
             raise ValueError(f"patch {self.patch} is longer than lookback {self.lookback}")
         if (self.lookback - self.patch) % self.stride:
+            shorter = self.lookback - (self.lookback - self.patch) % self.stride
             raise ValueError(
                 f"patches of {self.patch} every {self.stride} rows do not end with a look-back of {self.lookback}: "
-                "choose lookback = patch + a multiple of stride"
+                f"choose lookback = patch + a multiple of stride, the nearest {shorter} and {shorter + self.stride}"
             )
         if self.memory_lookback and (self.reads == "stream" or self.memory_lookback % self.stride):
             raise ValueError(
@@ -212,18 +213,21 @@ class Forecasting(Choice):
         """From hidden rows of a window, or of a stream, to all steps, channels and quantiles."""
         return ForecastHead(width, self) if self.reads == "window" else StreamHead(width, self)
 
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Rows (B, T, C) in training standard deviations, float64."""
+        location, scale = (rows.new_tensor(s, dtype=torch.float64) for s in (self.location, self.scale))
+        return (rows.double() - location) / scale
+
     def targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Future (B, H, C) in training standard deviations, and marks of observation."""
-        location, scale = (batch["future"].new_tensor(s) for s in (self.location, self.scale))
-        return (batch["future"] - location) / scale, batch["future_observed"]
+        """Future (B, H, C) in training standard deviations, float64, and marks of observation."""
+        return self._scaled(batch["future"]), batch["future_observed"]
 
     def _every_target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What follows the first row of each patch (B, N, P - 1 + H, C), and its weight.
 
         Rows of a patch are no target, but for the unseen ones of the last, which weighs as much as all others.
         """
-        location, scale = (batch["future"].new_tensor(s) for s in (self.location, self.scale))
-        rows = torch.cat([(batch["past"] - location) / scale, (batch["future"] - location) / scale], 1)
+        rows = self._scaled(torch.cat([batch["past"], batch["future"]], 1))
         known = torch.cat([batch["observed"], batch["future_observed"]], 1)
         rows, known = (part[:, 1:].unfold(1, self.reach, self.patch).transpose(2, 3) for part in (rows, known))
         filled = torch.full((len(rows), self.patches), self.patch, device=rows.device)
@@ -236,7 +240,7 @@ class Forecasting(Choice):
     def loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Mean loss of the observed steps, in training standard deviations."""
         target, seen = self._asked(batch)
-        return (self.output.loss(output, target) * seen).sum() / seen.sum().clamp(min=1)
+        return (self.output.loss(output, target.to(output.dtype)) * seen).sum() / seen.sum().clamp(min=1)
 
     def terms(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """How much a batch counts: what `loss` is a mean over, (): steps that were observed."""
@@ -249,6 +253,7 @@ class Forecasting(Choice):
     def measures(self, output: Tensor, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """What `metrics` needs of a batch, a row a window; sums over steps."""
         target, seen = self.targets(batch)
+        target = target.to(output.dtype)
         error = (self.output.point(output) - target) * seen
         found = {
             "count": seen.sum((1, 2)),
@@ -290,6 +295,7 @@ class Forecasting(Choice):
         2019, conformalized quantile regression, eq. 6); of a point forecast the absolute residual.
         """
         target, seen = self.targets(batch)
+        target = target.to(output.dtype)
         bands = (self.output.band(output, level / 100) for level in self.conformal)
         found = torch.stack([torch.maximum(low - target, target - high) for low, high in bands], 1)
         return found.where(seen[:, None], torch.nan)
@@ -332,7 +338,7 @@ class Forecasting(Choice):
         ``mean``, of quantiles the average over the levels; ``q0.1`` ... a quantile each; and of a calibrated model
         ``lo-80``, ``hi-80`` ..., the ends of an interval each.
         """
-        location, scale = (output.new_tensor(s) for s in (self.location, self.scale))
+        location, scale = (output.new_tensor(s, dtype=torch.float64) for s in (self.location, self.scale))
         values = self.output.moved(output.double(), location, scale)
         columns, task = [self.output.mean(values)], self.reaching(output.shape[1])
         if len(self.output.levels) > 1:

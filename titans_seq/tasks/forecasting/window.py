@@ -32,17 +32,17 @@ class ForecastHead(Head):
 
     def _scaled(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows (B, M + L, C) in units of the look-back (0 where missing), marks of observation, location, scale."""
-        seen = batch["observed"].to(batch["past"].dtype)
-        x = (batch["past"] - self.location) / self.scale * seen
+        seen, dtype = batch["observed"].double(), self.steps.weight.dtype
+        x = (batch["past"].double() - self.location) / self.scale * seen
         if self.task.normalisation == "training":
-            one = torch.ones_like(x[:, :1])
-            return x, seen, 0 * one, one
+            one = torch.ones_like(x[:, :1], dtype=dtype)
+            return x.to(dtype), seen.to(dtype), 0 * one, one
         last = slice(-self.task.lookback, None)
         count = seen[:, last].sum(1, keepdim=True).clamp(min=1)
         location = x[:, last].sum(1, keepdim=True) / count
         deviation = (x - location) * seen
         scale = (deviation[:, last].square().sum(1, keepdim=True) / count + STD_FLOOR**2).sqrt()
-        return deviation / scale, seen, location, scale
+        return (deviation / scale).to(dtype), seen.to(dtype), location.to(dtype), scale.to(dtype)
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
         """Patches (B, N, F), or (B C, N, F) where channels are read apart; F is values and marks of observation."""
