@@ -1,5 +1,6 @@
 """Backtests: the numbers are those of the file, no forecast knows what came after, and a stopped one goes on."""
 
+import gzip
 import json
 import os
 import shutil
@@ -100,6 +101,59 @@ def test_windows_that_were_trained_on_are_told(titans: Any, tiny: Any, run: Path
     done = titans("forecast", "backtest", run, tiny.wide, "--windows", 10, "--out", tmp_path / "b.csv", "--json")
     assert json.loads(done.stdout)["protocol"]["seen_in_training"] == 5  # the last five stand in the 20 held-out rows
     assert "trained or chosen on: 5 of 10" in done.stderr and "data.test" in done.stderr
+
+
+def test_rows_that_were_trained_on_are_known_in_another_file(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:
+    """Law: what was seen does not depend on how a table is packed or goes on; another series has not been seen."""
+    text = tiny.wide.read_text()
+    packed, longer, other = tmp_path / "a.csv.gz", tmp_path / "b.csv", tmp_path / "c.csv"
+    packed.write_bytes(gzip.compress(text.encode()))
+    longer.write_text(text + "2024-01-04 08:00:00,1,1\n")
+    head, *rows = text.splitlines()
+    other.write_text(
+        "\n".join([head, *(f"{row.partition(',')[0]},{n % 11}.3,{n % 9}.7" for n, row in enumerate(rows))])
+    )
+    for table, seen in ((packed, 5), (longer, 5), (other, 0)):
+        found = measured(titans, run, table, "--windows", 10, "--out", tmp_path / "out.csv", "--overwrite")
+        assert found["protocol"]["seen_in_training"] == seen, table
+
+
+def test_rows_that_the_model_began_from_were_seen(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    recipe = ["run", run / "recipe.yaml", "--set", f"start_from={run}", "--set", "data.test=40", "--out", later]
+    titans(*recipe, "--quiet")
+    found = measured(titans, later, tiny.wide, "--windows", 10, "--out", tmp_path / "out.csv")
+    assert found["protocol"]["seen_in_training"] == 5
+
+
+def test_what_cannot_be_known_is_not_said(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:
+    moved, alone = shutil.copytree(run, tmp_path / "moved"), shutil.copytree(run / "model", tmp_path / "alone")
+    recipe = (moved / "recipe.yaml").read_text()
+    (moved / "recipe.yaml").write_text(recipe.replace(str(tiny.wide), str(tmp_path / "gone.csv")))
+    longer = tmp_path / "longer.csv"
+    longer.write_text(tiny.wide.read_text() + "2024-01-04 08:00:00,1,1\n")
+    for model, why in ((moved, "gone.csv, which it was trained on, is gone or has changed"), (alone, "no recipe")):
+        out = tmp_path / f"{model.name}.csv"
+        told = titans("forecast", "backtest", model, longer, "--windows", 2, "--out", out)
+        assert "is unknown: " in told.stderr and why in told.stderr and "seen in training: unknown" in told.stdout
+        assert json.loads(out.with_suffix(".json").read_text())["protocol"]["seen_in_training"] is None
+    found = measured(titans, moved, tiny.wide, "--windows", 10, "--out", tmp_path / "same.csv")
+    assert found["protocol"]["seen_in_training"] == 5  # the sums say that this is the file
+
+
+def test_gaps_are_not_filled_with_what_comes(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:
+    table, trained = tmp_path / "gaps.csv", tmp_path / "run"
+    table.write_text("\n".join(row for n, row in enumerate(tiny.wide.read_text().split("\n")) if n % 9 != 8))
+    told = titans("forecast", "train", table, "--out", trained, *tiny.forecast, "--set", "training.steps=1",
+                  "--on-gap", "interpolate").stderr  # fmt: skip
+    assert "gaps.csv: values in gaps are interpolated" in told and "validation windows too" in told
+    out = tmp_path / "b.csv"
+    for model, given in ((run, ("--on-gap", "interpolate")), (trained, ())):
+        told = titans("forecast", "backtest", model, table, "--windows", 2, "--out", out, *given, code=2).stderr
+        assert "on the line to a value after it" in told and "--on-gap ffill or nan" in told and not out.exists()
+    for how in ("nan", "ffill"):
+        found = measured(titans, trained, table, "--windows", 2, "--out", out, "--on-gap", how, "--overwrite")
+        assert found["protocol"]["on_gap"] == how
 
 
 def test_refits_know_nothing_of_what_comes(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:

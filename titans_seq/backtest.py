@@ -3,7 +3,8 @@
 What was measured is one JSON file beside the forecasts:
 
 ``protocol``: look-back, horizon, step, windows, first and last cutoff, refit, season, scaler, units, the column that
-point errors are of; ``dropped`` is 0, and ``seen_in_training`` counts windows whose truth the model has learned from.
+point errors are of, what becomes of gaps; ``dropped`` is 0, and ``seen_in_training`` counts windows whose truth the
+model has learned from, null where that cannot be known.
 ``model``, ``seasonal_naive``, ``auto_theta``: scores over everything, see `Accuracy.overall`.
 ``skill``: of each baseline, 1 - error / its error.
 ``steps``: of each model, scores of each step of the horizon, lists.
@@ -12,7 +13,8 @@ point errors are of; ``dropped`` is 0, and ``seen_in_training`` counts windows w
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,9 @@ from torch import Tensor
 
 from titans_seq import baselines
 from titans_seq.accuracy import Accuracy, Guess, SeasonalError, skill
-from titans_seq.checkpoint import SequenceModel, find
+from titans_seq.checkpoint import SequenceModel, find, shipped
 from titans_seq.data.record import Series
+from titans_seq.data.sources import own_moments
 from titans_seq.data.windows import SeriesWindows, stream_rows
 from titans_seq.data.write import Row
 from titans_seq.errors import UsageError, warn
@@ -43,7 +46,7 @@ from titans_seq.forecast import (
     unique_id,
     with_time,
 )
-from titans_seq.job import Job, dry, finished, identity, keep, write
+from titans_seq.job import Job, dry, finished, identity, keep, reading_of, write
 from titans_seq.memory import NeuralMemory, recorded_surprise, taken_surprise
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.examples import forecast_examples
@@ -85,7 +88,7 @@ def backtest(
         options: of `Job` and `SeriesSource`.
 
     Raises:
-        UsageError: if ``refit`` is asked of a model without a recipe.
+        UsageError: if ``refit`` is asked of a model without a recipe, or gaps are to be interpolated.
         InputError: if a series is too short for so many windows.
     """
     job, reading = Job.among(options)
@@ -95,6 +98,7 @@ def backtest(
     must_be_new(metrics, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")
     task = model.task
+    on_gap = _on_gap(source, model, reading)
     horizon = horizon or task.horizon
     step = step or horizon
     behind = horizon + (windows - 1) * step
@@ -115,6 +119,7 @@ def backtest(
         reading = {name: value for name, value in reading.items() if value}
         blocks = [_refitted(b, recipe, path, reading, out, job) for b in blocks]
 
+    seen = _seen(recipe.start_from if refit and recipe else source, path, series, behind, step, windows)
     test = _Test(task, series, blocks, columns, horizon, task.season or baselines.season_of(task.frequency))
     protocol = {
         "lookback": task.lookback if task.reads == "window" or task.zero_shot else "all rows",
@@ -128,13 +133,16 @@ def backtest(
         "scaler": f"mean and deviation of each column's training rows; normalisation: {task.normalisation}",
         "units": "training standard deviations",
         "point": task.median,
+        "on_gap": "keep" if table.irregular else on_gap,
         "dropped": 0,
-        "seen_in_training": 0 if refit else _seen(source, recipe, path, series, behind, step, windows),
+        "seen_in_training": None if isinstance(seen, str) else seen,
     }
-    if protocol["seen_in_training"]:
+    if isinstance(seen, str):
+        warn(f"{path}: whether the model was trained on rows of these windows is unknown: {seen}.")
+    elif seen:
         warn(
-            f"{path}: windows whose rows the model was trained or chosen on: {protocol['seen_in_training']:,} of "
-            f"{protocol['windows']:,}; its errors there are too small. Train with --set data.test=ROWS, or --refit."
+            f"{path}: windows whose rows the model was trained or chosen on: {seen:,} of {protocol['windows']:,}; its "
+            "errors there are too small. Train with --set data.test=ROWS, or --refit."
         )
     found = {"out": str(out), "metrics": str(metrics), "protocol": protocol, "rows": test.rows}
 
@@ -223,18 +231,86 @@ def _refitted(
     return block._replace(source=str(folder))
 
 
-def _seen(
-    source: str, recipe: Recipe | None, path: str, series: list[Series], behind: int, step: int, windows: int
-) -> int:
-    """Windows of a table that reach into rows which the model was trained on, or chosen by."""
-    if recipe is None:
-        return 0
-    manifest = json.loads((find(source).parent / "manifest.json").read_text(encoding="utf-8"))
-    if sha256(data_file(path)) not in manifest["data_sha256"].values():
-        return 0
+def _on_gap(source: str, model: SequenceModel, reading: dict[str, Any]) -> str:
+    """What becomes of gaps, as was said now or in training.
+
+    Raises:
+        UsageError: if they are to be interpolated.
+    """
+    trained = {} if model.task.zero_shot else reading_of(source)
+    on_gap = str(reading.get("on_gap") or trained.get("on_gap") or "nan")
+    if on_gap == "interpolate":
+        whose = (
+            "--on-gap interpolate" if reading.get("on_gap") else f"{source} was trained with --on-gap interpolate. It"
+        )
+        raise UsageError(
+            f"{whose} looks ahead: rows before an origin would lie on the line to a value after it, and errors be too "
+            "small. Give --on-gap ffill or nan."
+        )
+    return on_gap
+
+
+# --- windows that the model knows
+
+
+def _seen(begin: str | None, path: str, series: list[Series], behind: int, step: int, windows: int) -> int | str:
+    """Windows of a table that reach into rows which a model was trained on or chosen by, or why that is unknown."""
+    seen = np.zeros((len(series), windows), bool)
+    origins = np.arange(windows) * step - behind
+    try:
+        for learned in _learned(begin, path):
+            if learned and ("" in learned) != ("" in {s.id for s in series}):
+                return "its series have ids and those of the training table have none, or the other way round"
+            for row, s in zip(seen, series, strict=True):
+                if s.id in learned and (until := _known_until(s, learned[s.id])) is not None:
+                    row |= s.times[origins + len(s)] <= until
+    except LookupError as why:
+        return str(why)
+    return int(seen.sum())
+
+
+def _learned(begin: str | None, path: str) -> Iterator[dict[str, Series]]:
+    """Rows that a model was trained on or chosen by, by id, and so for each that it began from.
+
+    Raises:
+        LookupError: where that cannot be known, with the reason.
+    """
+    while begin is not None:
+        if not Path(begin).is_dir():
+            if begin in shipped():  # made of drawn series
+                return
+            raise LookupError(f"{begin} is no folder that tells what it was trained on")
+        recipe, manifest = _recipe(begin), find(begin).parent / "manifest.json"
+        if recipe is None or not manifest.is_file():
+            raise LookupError(f"{begin} has no recipe and manifest, which tell what it was trained on")
+        yield _rows_learned(recipe, json.loads(manifest.read_text(encoding="utf-8"))["data_sha256"].values(), path)
+        begin = recipe.start_from
+
+
+def _rows_learned(recipe: Recipe, sums: Collection[str], path: str) -> dict[str, Series]:
+    """Rows that a recipe trains on or chooses by: of the table ``path`` if it is that, else of the recipe's own."""
     data: Any = recipe.data
-    first = np.array([len(s) - behind - data.borders(len(s))[1] for s in series])
-    return int(np.clip(-(first // step), 0, windows).sum())
+    if not sums:  # drawn by chance
+        return {}
+    for one in (path, data.path):
+        with suppress(UsageError):  # there is none
+            if sha256(file := data_file(one)) in sums:
+                found: dict[str, Series] = data.model_copy(update={"path": str(file)}).learned(recipe.task)
+                return found
+    raise LookupError(f"{data.path}, which it was trained on, is gone or has changed")
+
+
+def _known_until(series: Series, learned: Series) -> np.datetime64 | None:
+    """When what was learned of a series ends; None if it is of another one: most values of the same time differ."""
+    _, here, there = np.intersect1d(series.times[: len(series)], learned.times[: len(learned)], return_indices=True)
+    scales = own_moments(learned, len(learned))[1]
+    away = [
+        np.abs(series.target[here, series.columns.index(column)] - learned.target[there, place]) / scale
+        for place, (column, scale) in enumerate(zip(learned.columns, scales, strict=True))
+        if column in series.columns
+    ]
+    known = np.concatenate([np.zeros(0), *(one[np.isfinite(one)] for one in away)])
+    return learned.times[len(learned) - 1] if 2 * (known < 1e-3).sum() > len(known) else None
 
 
 # --- what is measured

@@ -70,7 +70,10 @@ class Reading:
     ] = None
     on_gap: Annotated[
         Literal["nan", "ffill", "interpolate", "keep", "error"] | None,
-        typer.Option(help="What missing timestamps become; keep reads rows as they come, for irregular series."),
+        typer.Option(
+            help="What missing timestamps become; interpolate looks ahead to a gap's end, and backtest refuses it; "
+            "keep reads rows as they come, for irregular series."
+        ),
     ] = None
 
     @property

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from titans_seq.data.aliases import Aliases
 from titans_seq.data.carve import carved
 from titans_seq.data.held_out import HeldOut, read_region
-from titans_seq.data.record import LOWER, Record, Series, quoted
+from titans_seq.data.record import LOWER, STRICT, Judge, Record, Series, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.series import SeriesReading, SeriesTable, read_series, spaced, timed
 from titans_seq.data.windows import GenomeWindows, Items, LabelledSequences, MaskedWindows, SeriesWindows
@@ -291,6 +291,7 @@ class SeriesSource(SeriesReading):
         vocabularies: dict[str, tuple[str, ...]] | None = None,
         future: str | None = None,
         leave_short: bool = False,
+        judge: Judge = STRICT,
     ) -> SeriesTable:
         """Series as models read them, on an even grid if they are regular; arguments as for `read_series`."""
         table = read_series(
@@ -300,14 +301,24 @@ class SeriesSource(SeriesReading):
             leave_short=leave_short,
             frequency=frequency,
             vocabularies=vocabularies,
+            judge=judge,
             **self.model_dump(include=set(self.reading)),
         )
-        return spaced(table, self.on_gap, self.path)
+        return spaced(table, self.on_gap, self.path, judge)
 
     def borders(self, rows: int) -> tuple[int, int, int]:
         """Rows where training, validation and test end."""
         held = [int(part) if part >= 1 else round(part * rows) for part in (self.validation, self.test)]
         return rows - sum(held), rows - held[1], rows
+
+    def learned(self, task: Any) -> dict[str, Series]:
+        """Of each series the rows that a model of this source was trained on or chosen by, in silence."""
+        if is_drawn(self.path):
+            return {}
+        need = task.window + task.horizon
+        table = self.read(need, leave_short=True, judge=replace(STRICT, doubt=lambda _: None, tell=lambda _: None))
+        ends = {s.id: (s, max(0, self.borders(len(s))[1])) for s in table.series if len(s) >= need}
+        return {id: replace(s, target=s.target[:end], observed=s.observed[:end]) for id, (s, end) in ends.items()}
 
     def parts(self, task: Any, seed: int) -> Parts:
         """Windows inside the training rows, and windows whose future lies in the validation rows.
@@ -325,6 +336,12 @@ class SeriesSource(SeriesReading):
             warn(
                 f"{self.path}: series that are not trained on: {short:,} of {len(table.series):,}; their training rows "
                 f"are fewer than the {need:,} of a window."
+            )
+        if self.on_gap == "interpolate" and any((np.isfinite(s.target) > s.observed).any() for s in series):
+            warn(
+                f"{self.path}: values in gaps are interpolated, on the line to the value after the gap: look-backs "
+                "that end in one know what is to be forecast, of validation windows too, so that their errors are too "
+                "small. Take --on-gap ffill or nan."
             )
         if task.zero_shot:
             if table.covariates.names or table.irregular:

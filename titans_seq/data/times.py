@@ -35,6 +35,7 @@ _FORMATS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"\d{8}", ("%Y%m%d",)),
     (r"\d{4}", ("%Y",)),
 )
+_SECONDS = 9  # digits from which a whole number is a time in seconds since 1970, or parts of them
 _ZONE = r"(:\d\d(?:\.\d+)?)\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
 
 
@@ -48,6 +49,29 @@ def first_of(mask: pl.Series) -> int:
 
 def _no_date(name: str, row: int, value: str, why: str) -> InputError:
     return InputError(f"{name}: row {row}: {value!r} {why}. Mend the row, or say how dates are written: --time-format.")
+
+
+def _unknown_form(name: str, value: str) -> InputError:
+    """What to do about a first row in none of the known formats."""
+    if not value.isdecimal():
+        return _no_date(name, 1, value, "does not read as a date")
+    if len(value) < _SECONDS:
+        remedy = "If the column counts steps, say how long one is: --freq h, D, MS ...; else write dates into it."
+    elif len(value) < 12:
+        remedy = "If these are seconds since 1970, say so: --time-format %s."
+    else:
+        remedy = "If these are milliseconds or less since 1970, divide them to whole seconds, then --time-format %s."
+    return InputError(f"{name}: row 1: {value!r} does not read as a date. {remedy}")
+
+
+def counts_steps(column: pl.Series) -> bool:
+    """Whether a column holds whole numbers that are neither dates nor seconds since 1970."""
+    if not str(column[0]).strip().isdecimal():
+        return False
+    text = column.cast(pl.String).str.strip_chars()
+    whole = text.str.contains(rf"^\d{{1,{_SECONDS - 1}}}$").fill_null(False).all()
+    alike = any(text.str.contains(f"^(?:{pattern})$").all() for pattern, _ in _FORMATS)
+    return bool(whole) and not alike
 
 
 def _one_zone(text: pl.Series, name: str, judge: Judge) -> tuple[pl.Series, pl.Series | None]:
@@ -76,7 +100,7 @@ def _in_one_format(text: pl.Series, name: str) -> pl.Series:
     """Read times in the one format that fits every row."""
     pattern, formats = next((form for form in _FORMATS if re.fullmatch(form[0], text[0])), ("", ()))
     if not formats:
-        raise _no_date(name, 1, text[0], "does not read as a date")
+        raise _unknown_form(name, text[0])
     other = ~text.str.contains(f"^(?:{pattern})$")
     if other.any():
         row = first_of(other)
@@ -123,6 +147,9 @@ def parse_times(column: pl.Series, name: str, time_format: str | None, judge: Ju
         row = first_of(missing) + 1
         raise InputError(f"{name}: row {row} has no timestamp in column {column.name!r}. Fill in or remove the row.")
     if temporal:
+        zone = getattr(text.dtype, "time_zone", None)
+        if zone not in (None, "UTC", "Etc/UTC"):
+            judge.doubt(f"{name}: times of column {column.name!r} are in the zone {zone}; they are read as UTC.")
         return _naive(text)
     if time_format:
         return _naive(_in_given_format(text, name, time_format))
@@ -194,6 +221,11 @@ def frequency_named(text: str) -> str:
         ValueError: if it is none.
     """
     found = re.fullmatch(r"(\d*) ?([A-Za-z]+)(-[A-Z]{3})?", text.strip())
+    if found is not None and found[2] in ("B", "C"):
+        raise ValueError(
+            f"{text!r} is no frequency: steps of business days differ in length. Take D, which leaves gaps at weekends "
+            "and forecasts them too."
+        )
     if found is None:
         raise ValueError(f"{text!r} is no frequency such as 15min, h, D, W, MS or 1y.")
     own = found[1] + _ALIASES.get(found[2], found[2])

@@ -148,7 +148,8 @@ def _protocol(facts: Mapping[str, Any]) -> list[str]:
     """What the numbers of a backtest are of, in words."""
     back = f"{facts['lookback']:,} rows" if isinstance(facts["lookback"], int) else facts["lookback"]
     refit = "never" if facts["refit"] == "never" else f"every {facts['refit']} origins"
-    seen = f", {facts['seen_in_training']:,} of them seen in training" if facts["seen_in_training"] else ""
+    known = facts["seen_in_training"]
+    seen = ", seen in training: unknown" if known is None else f", {known:,} of them seen in training" if known else ""
     return [
         f"look-back {back}, horizon {facts['horizon']:,}, {facts['windows']:,} windows every {facts['step']:,} rows, "
         f"none dropped{seen}",

@@ -43,6 +43,11 @@ def test_tsf(file: File, warned: list[str]) -> None:
     assert len(warned) == 1 and "missing values in 16.67%" in warned[0]
 
 
+def test_a_tsf_without_times_is_told(file: File, warned: list[str]) -> None:
+    read_series(file("@attribute n string\n@frequency daily\n@data\nT1:1,2\n", "x.tsf"))
+    assert len(warned) == 1 and "no timestamps: its rows are taken for steps of 1d from 1970" in warned[0]
+
+
 def test_the_name_of_a_tsf_does_not_matter(file: File) -> None:
     assert values(read_series(file(TSF.replace("\n", "\r\n"), "x.txt"))) == values(read_series(file(TSF, "x.tsf")))
 
@@ -78,7 +83,7 @@ def test_a_bad_tsf_is_refused(file: File, old: str, new: str, why: str) -> None:
 def test_a_series_a_row(file: File, warned: list[str]) -> None:
     table = read_series(file(RAGGED, "x.csv"), freq="h")
     assert (table.layout, table.frequency) == ("ragged", "1h") and values(table) == {"H1": [1, 2, 3], "001": [4, 5]}
-    assert warned == []
+    assert len(warned) == 1 and "x.csv has no timestamps: its rows are taken for steps of 1h from 1970" in warned[0]
     with pytest.raises(InputError, match=r"a series in each row, without timestamps.*--freq"):
         read_series(file(RAGGED, "x.csv"))
 
@@ -156,6 +161,54 @@ def test_rows_without_timestamps_are_counted(file: File, warned: list[str]) -> N
     assert str(table.series[1].times[1]) == "1970-01-01T00:15:00.000000" and "has no timestamps" in warned[0]
     (one,) = read_series(file("-30\n-463\n5e1\n", "y.csv"), freq="s").series
     assert one.target[:, 0].tolist() == [-30, -463, 50]
+
+
+def test_whole_numbers_for_times_count_steps_where_these_are_said(file: File, warned: list[str]) -> None:
+    (one,) = read_series(file("date,a\n0,1\n1,2\n3,3\n", "x.csv"), freq="h").series
+    assert one.times.astype("M8[h]").astype(str).tolist() == [f"1970-01-01T0{hour}" for hour in (0, 1, 3)]
+    assert "column 'date' holds whole numbers: they are taken for steps of 1h" in warned[0]
+    warned.clear()
+    years = read_series(file("date,a\n1999,1\n2000,2\n", "y.csv"), freq="Y").series[0]
+    assert str(years.times[0])[:4] == "1999" and warned == []
+
+
+@pytest.mark.parametrize(
+    ("number", "freq", "why"),
+    [
+        ("7", "auto", "'7' does not read as a date. If the column counts steps, say how long one is: --freq"),
+        ("1467331200", "h", "seconds since 1970, say so: --time-format %s"),
+        ("1467331200000", "auto", "milliseconds or less since 1970, divide them"),
+        ("9999999", "W", "holds 9999999: so many steps of 1w from 1970-01-01 on end behind the year 9999"),
+    ],
+)
+def test_whole_numbers_that_are_no_times(file: File, number: str, freq: str, why: str) -> None:
+    with pytest.raises(InputError, match=f"x[.]csv.*{why}"):
+        read_series(file(f"date,a\n{number},1\n", "x.csv"), freq=freq)
+
+
+def test_seconds_since_1970(file: File) -> None:
+    table = read_series(file("date,a\n1467331200,1\n1467334800,2\n", "x.csv"), time_format="%s")
+    assert table.frequency == "1h" and str(table.series[0].times[0])[:13] == "2016-07-01T00"
+
+
+@pytest.mark.parametrize(
+    ("first", "example"),
+    [
+        ("2016-07-01 00:00:00,30.531,5", "date, value1, value2"),
+        ("2016-07-01;30,531;-5,8", "date, value1, value2"),
+        ("2016-07-01,30.531,NA", "date, value1, value2"),
+        ("7.5,1e-3,2016-07-01", "value0, value1, date2"),
+    ],
+)
+def test_a_table_without_header(file: File, first: str, example: str) -> None:
+    with pytest.raises(InputError, match=f"x[.]csv has no header line: its first line .*such as {example}[.]"):
+        read_series(file(f"{first}\n{first}\n", "x.csv"))
+
+
+@pytest.mark.parametrize("header", ["0,1,2", "1,2,3", "date,0,1", ",0,1"])
+def test_numbered_columns_are_a_header(file: File, header: str) -> None:
+    rows = "".join(f"2020-01-0{i},{i},5.{i}\n" for i in (1, 2, 3))
+    assert len(read_series(file(f"{header}\n{rows}", "x.csv"), format="wide").series[0]) == 3
 
 
 def test_row_numbers_are_told_and_not_read(file: File, warned: list[str]) -> None:

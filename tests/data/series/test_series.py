@@ -1,5 +1,5 @@
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -139,6 +139,13 @@ def test_parquet_is_read_like_text(tmp_path: Path, file: File) -> None:
     for column in (times, times.cast(pl.Datetime("ns")), times.cast(pl.Date), times.dt.replace_time_zone("UTC")):
         table.with_columns(column).write_parquet(tmp_path / "x.parquet")
         assert same(read_series(tmp_path / "x.parquet"), read_series(text))
+
+
+def test_times_in_a_zone_of_parquet_are_told(tmp_path: Path, warned: list[str]) -> None:
+    times = pl.Series("ds", [datetime(2020, 1, 1, hour) for hour in (2, 3)]).dt.replace_time_zone("Europe/Berlin")
+    pl.DataFrame({"ds": times, "y": [1.0, 2.0]}).write_parquet(tmp_path / "x.parquet")
+    assert str(read_series(tmp_path / "x.parquet").series[0].times[0])[:13] == "2020-01-01T01"
+    assert len(warned) == 1 and "'ds' are in the zone Europe/Berlin; they are read as UTC" in warned[0]
 
 
 @with_fixtures
@@ -290,6 +297,19 @@ def test_doubts_are_told(file: File, warned: list[str], content: str, why: str) 
     read_series(file(content, "x.csv"))
     with pytest.raises(AssertionError, match=why):
         raise AssertionError("\n".join(warned))
+
+
+@pytest.mark.parametrize(("days", "told"), [((0, 1, 2, 3, 4), True), ((0, 1, 2, 4, 6), False), (range(7), False)])
+def test_gaps_that_are_weekends_are_told(file: File, warned: list[str], days: Sequence[int], told: bool) -> None:
+    monday = datetime(2024, 1, 1)
+    dates = [str(monday + timedelta(days=7 * week + day))[:10] for week in range(4) for day in days]
+    read_series(file(wide([str(n) for n in range(len(dates))], dates), "x.csv"))
+    assert any("its gaps are weekends" in one and "forecasts will have rows" in one for one in warned) == told
+
+
+def test_business_days_are_no_frequency(file: File) -> None:
+    with pytest.raises(ValueError, match=r"business days.*Take D"):
+        read_series(file("date,a\n" + TWO, "x.csv"), freq="B")
 
 
 def test_sentinels_are_kept_and_may_be_named_missing(file: File, warned: list[str]) -> None:

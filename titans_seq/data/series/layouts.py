@@ -12,8 +12,8 @@ import polars as pl
 from titans_seq.data.compressed import SNIFFED, UTF8_BOM, shown
 from titans_seq.data.record import Judge, quoted
 from titans_seq.data.series.reading import IDS, LARGEST, MISSING, Layout, SeriesReading
-from titans_seq.data.table import column_called, column_given, from_bytes, plain_text, read_bytes
-from titans_seq.data.times import add_steps, first_of, frequency_named
+from titans_seq.data.table import column_called, column_given, from_bytes, listed, plain_text, read_bytes
+from titans_seq.data.times import add_steps, first_of, frequency_named, holds_dates
 from titans_seq.errors import InputError
 
 EPOCH = np.datetime64("1970-01-01", "us")  # where series without timestamps begin
@@ -21,6 +21,7 @@ EPOCH = np.datetime64("1970-01-01", "us")  # where series without timestamps beg
 _TSF = re.compile(  # each line in one way alone, or many blank ones take for ever
     rb"(?:[^\S\n]*(?:#[^\n]*)?\n)*[^\S\n]*@(?:relation|attribute|frequency|missing|equallength|horizon|data)\b", re.I
 )
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.I)
 _WORDS = {"yearly": "1y", "quarterly": "3mo", "monthly": "1mo", "weekly": "1w", "daily": "1d", "hourly": "1h"}
 _WORDS |= {"half_hourly": "30m", "minutely": "1m", "secondly": "1s"}
 
@@ -43,20 +44,47 @@ def unrolled(path: Path | str, reading: SeriesReading, judge: Judge) -> Unrolled
     data = read_bytes(path, judge)
     head = data[:SNIFFED].removeprefix(UTF8_BOM).replace(b"\r", b"\n")
     if reading.format == "tsf" or (reading.format == "auto" and _TSF.match(head)):
-        return _from_tsf(data, shown(path), reading)
+        return _from_tsf(data, shown(path), reading, judge)
     table, separator = from_bytes(data, path)
-    table = _with_header(table)
+    table = _with_header(table, shown(path)) if separator else table
     if reading.format == "ragged" or (reading.format == "auto" and not reading.time and _is_ragged(table)):
-        return _from_ragged(table, path, reading)
+        return _from_ragged(table, path, reading, judge)
     return Unrolled(table, separator, None)
 
 
-def _with_header(table: pl.DataFrame) -> pl.DataFrame:
-    """Take a number for a header back as the first row: a file of one column of numbers has none."""
-    if table.width > 1 or not re.fullmatch(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", table.columns[0], re.I):
+def untimed(name: str, frequency: str) -> str:
+    """What is told of a file without timestamps."""
+    return f"{name} has no timestamps: its rows are taken for steps of {frequency} from 1970-01-01 on."
+
+
+def _with_header(table: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Take a number for a header back as the first row: a file of one column of numbers has none.
+
+    Raises:
+        InputError: if a file of several columns has none.
+    """
+    if table.width > 1:
+        _must_have_header(table.columns, name)
+        return table
+    if not _NUMBER.fullmatch(table.columns[0]):
         return table
     first = pl.Series("value", [table.columns[0]], table.dtypes[0])
     return pl.DataFrame(pl.concat([first, table.to_series().alias("value")]))
+
+
+def _must_have_header(columns: list[str], name: str) -> None:
+    """Names of columns are not all dates and numbers, unless they number the columns."""
+    names = [column for column in columns if column.strip() not in MISSING]
+    dates = [name for name in names if holds_dates(pl.Series([name]))]
+    if not names or not all(name in dates or _NUMBER.fullmatch(name.strip()) for name in names):
+        return
+    if names[0].isdecimal() and names == [str(int(names[0]) + place) for place in range(len(names))]:
+        return
+    example = [f"date{place or ''}" if column in dates else f"value{place}" for place, column in enumerate(columns)]
+    raise InputError(
+        f"{name} has no header line: its first line holds dates and numbers, {listed(columns)}. "
+        f"Put a line with the columns' names before it, such as {listed(example)}."
+    )
 
 
 def as_numbers(text: pl.Series, missing: tuple[str, ...]) -> tuple[pl.Series, pl.Series]:
@@ -80,7 +108,7 @@ def _is_ragged(table: pl.DataFrame) -> bool:
     return in_order and names.is_unique().all() and names.cast(pl.Float64, strict=False).null_count() > 0
 
 
-def _from_ragged(table: pl.DataFrame, path: Path | str, reading: SeriesReading) -> Unrolled:
+def _from_ragged(table: pl.DataFrame, path: Path | str, reading: SeriesReading, judge: Judge) -> Unrolled:
     name = shown(path)
     id_at = column_given(table, reading.id, path, "--id") if reading.id else column_called(table, IDS)
     ids = table[id_at or table.columns[0]].cast(pl.String).fill_null("").str.strip_chars()
@@ -103,6 +131,7 @@ def _from_ragged(table: pl.DataFrame, path: Path | str, reading: SeriesReading) 
         raise InputError(
             f"{name} holds a series in each row, without timestamps. Say how far apart values are: --freq h, D, MS ..."
         )
+    judge.doubt(untimed(name, reading.frequency))
     starts = [EPOCH] * len(series)
     statics = {s: table[column_given(table, s, path, "--static")] for s in reading.static}
     rows = _rows(ids.to_list(), starts, series, reading.frequency, {n: c.to_list() for n, c in statics.items()})
@@ -154,7 +183,7 @@ def _start(text: str, where: str) -> np.datetime64:
     raise InputError(f"{where}: {text!r} is no start_timestamp such as 2012-01-31 00-00-00.")
 
 
-def _from_tsf(data: bytes, name: str, reading: SeriesReading) -> Unrolled:
+def _from_tsf(data: bytes, name: str, reading: SeriesReading, judge: Judge) -> Unrolled:
     """Read the format of Godahewa et al., "Monash Time Series Forecasting Archive", arXiv 2105.06643, section 3.
 
     A header names attributes; then each line is a series: its attributes, a colon behind each, and its values between
@@ -182,6 +211,8 @@ def _from_tsf(data: bytes, name: str, reading: SeriesReading) -> Unrolled:
         raise InputError(f"{name} has no series below @data: rows found: 0. Is the file cut off?")
     if frequency is None:
         raise InputError(f"{name} names no @frequency. Say how far apart values are: --freq h, D, MS ...")
+    if "date" not in (kind for _, kind in attributes):
+        judge.doubt(untimed(name, frequency))
     return _tsf_rows(held, attributes, frequency, name, (*MISSING, *reading.missing))
 
 

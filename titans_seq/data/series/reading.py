@@ -45,8 +45,8 @@ class SeriesReading(Choice):
     on_duplicate: OnDuplicate = "error"
     on_gap: OnGap = Field(
         default="nan",
-        description="nan: a missing row is one of missing values; ffill, interpolate: it is filled, and never scored; "
-        "keep: rows as they come, for irregular series.",
+        description="nan: a missing row is one of missing values; ffill, interpolate: it is filled, and never scored "
+        "(interpolate knows the value after the gap); keep: rows as they come, for irregular series.",
     )
 
     @field_validator("freq")

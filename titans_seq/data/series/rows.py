@@ -4,14 +4,24 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from titans_seq.data.compressed import shown
 from titans_seq.data.record import STRICT, Judge, quoted
-from titans_seq.data.series.layouts import EPOCH, Unrolled, as_numbers, unrolled
+from titans_seq.data.series.layouts import EPOCH, Unrolled, as_numbers, unrolled, untimed
 from titans_seq.data.series.reading import IDS, LARGEST, MISSING, TIMES, VALUES, Layout, SeriesReading
 from titans_seq.data.table import column_called, column_given, listed
-from titans_seq.data.times import add_steps, first_of, holds_dates, holds_days_as_numbers, parse_times
+from titans_seq.data.times import (
+    add_steps,
+    counts_steps,
+    first_of,
+    holds_dates,
+    holds_days_as_numbers,
+    months_of,
+    parse_times,
+    step_of,
+)
 from titans_seq.errors import InputError
 
 KINDS = ("known_future", "past_only", "static")  # of covariates: fields of `SeriesReading` and of `Rows`
@@ -108,7 +118,10 @@ def _times(
         return parse_times(_joined(table, parts, name), name, reading.time_format, judge), parts
     time_at = column_given(table, reading.time, path, "--time") if reading.time else _time_column(table)
     if time_at is not None:
-        return parse_times(table[time_at], name, reading.time_format, judge), [time_at]
+        column = table[time_at]
+        if reading.frequency is not None and reading.time_format is None and counts_steps(column):
+            return _numbered(column, reading.frequency, name, judge), [time_at]
+        return parse_times(column, name, reading.time_format, judge), [time_at]
     if reading.frequency is not None:
         return None, []
     raise InputError(
@@ -363,9 +376,26 @@ def _ids(table: pl.DataFrame, id_at: str | None, name: str, judge: Judge) -> pl.
 
 def _counted(ids: pl.Series, frequency: str, name: str, judge: Judge) -> pl.Series:
     """Timestamps of rows that have none: one step after the other."""
-    judge.doubt(f"{name} has no timestamps: its rows are taken for steps of {frequency} from 1970-01-01 on.")
+    judge.doubt(untimed(name, frequency))
     places = pl.DataFrame({"id": ids}).select(pl.int_range(pl.len()).over("id")).to_series()
     return pl.Series(add_steps(EPOCH, frequency, places.to_numpy()))
+
+
+def _numbered(column: pl.Series, frequency: str, name: str, judge: Judge) -> pl.Series:
+    """Timestamps of rows that a column of whole numbers counts."""
+    steps = column.cast(pl.String).str.strip_chars().cast(pl.Int64).to_numpy()
+    step = step_of(frequency)
+    days = 31 * (months_of(frequency) or 1) if step is None else step / np.timedelta64(1, "D")
+    if steps.max() * days > 2_900_000:  # a date has four digits of the year
+        raise InputError(
+            f"{name}: column {column.name!r} holds {steps.max()}: so many steps of {frequency} from 1970-01-01 on end "
+            "behind the year 9999. Write dates into it, or say how they are written: --time-format."
+        )
+    judge.doubt(
+        f"{name}: column {column.name!r} holds whole numbers: they are taken for steps of {frequency} from 1970-01-01 "
+        "on. If they are dates, say how they are written: --time-format."
+    )
+    return pl.Series(add_steps(EPOCH, frequency, steps))
 
 
 def _taken(

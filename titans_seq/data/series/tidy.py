@@ -119,11 +119,24 @@ def _tell_gaps(
         judge.refuse(f"{message} Fill in the rows, or allow gaps with --on-gap nan.")
         return
     judge.doubt(message)
+    gaps = inside[ratios > 1]
+    if frequency == "1d" and _are_weekends(times[gaps], times[gaps + 1]):
+        judge.doubt(
+            f"{rows.name}: its gaps are weekends. A step is a day of the week, so that forecasts will have rows of "
+            "weekends too: count them in the horizon, and leave them out of what you use."
+        )
     step = step_of(frequency)
     if step is not None and step <= np.timedelta64(HOUR, "us"):
         missing = times[inside[ratios == 1 + np.timedelta64(HOUR, "us") / step]] + step
         if len(forward := np.unique(missing[_on_change(missing, _FORWARD)])):
             judge.doubt(f"{rows.name}: an hour is missing where clocks may go forward (DST gap): {some(forward)}.")
+
+
+def _are_weekends(last: np.ndarray, following: np.ndarray) -> bool:
+    """Whether most gaps, each from its last row to the following one, hold no day but a Saturday and a Sunday."""
+    last, following = last.astype("M8[D]"), following.astype("M8[D]")
+    whole = (following - last == np.timedelta64(3, "D")) & (last.astype(np.int64) % 7 == 1)  # day 0 was a Thursday
+    return bool(whole.mean() > 0.5) if len(whole) else False
 
 
 def sentinels(values: np.ndarray) -> dict[float, int]:
