@@ -190,6 +190,18 @@ def test_short_series_are_left_out_and_counted(titans: Any, tiny: Any, tmp_path:
     assert json.loads(told.stdout)["training_items"] == json.loads(whole.stdout)["training_items"]
 
 
+def test_a_series_that_hardly_moves_beside_the_others_is_told(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    rows = pl.read_csv(tiny.long)
+    numbers = [pl.col(name) * 1e6 for name, kind in rows.schema.items() if kind.is_numeric()]
+    large = rows.with_columns(*numbers, pl.lit("large").alias(rows.columns[0]))
+    pl.concat([rows.cast(dict.fromkeys(large.columns, pl.String)), large.cast(pl.String)]).write_csv(
+        table := tmp_path / "panel.csv"
+    )
+    given = ("forecast", "train", table, "--out", tmp_path / "run", *tiny.forecast, "--dry-run")
+    told = titans(*given, "--on-duplicate", "last").stderr
+    assert "series that move by less than 0.001 of the table's deviation" in told and "2 of 3, first 'x'" in told
+
+
 def test_every_series_is_drawn_as_often_as_another() -> None:
     def of(count: int) -> Series:
         times = np.datetime64("2020-01-01", "us") + np.arange(count) * np.timedelta64(1, "h")

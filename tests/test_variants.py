@@ -466,9 +466,12 @@ def test_a_ref_that_is_not_there(run: Any, folder: Path) -> None:
 def test_another_assembly(run: Any, what: str) -> None:
     told, _ = run(many(3), "--on-ref-mismatch", what, code=3)
     assert "line 3 (chr1:100) has REF" in told and "3 of 40 rows (7.5%)" in told and "another assembly?" in told
+    assert "--on-ref-mismatch" not in told  # which does not help here
 
 
 def test_one_row_of_a_few_is_no_other_assembly(run: Any) -> None:
+    told, _ = run(many(1, 3), code=3)
+    assert "another assembly?" in told and "--on-ref-mismatch skip" in told
     told, found = run(many(1, 3), "--on-ref-mismatch", "skip")
     assert "1 of 3 rows" in told and len(found) == 3
 

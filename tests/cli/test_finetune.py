@@ -230,7 +230,11 @@ def table_of(tmp_path: Path, labels: list[str], name: str = "t.csv", header: str
         ("classification", ["a", "a", "a"], "has only one class, 'a'. Training needs at least two"),
         ("classification", ["a", "", "b"], "row 2 has no label in column 'label'"),
         ("multilabel", ["a;b", "a;b", "b;a"], "all rows have the same labels, a, b"),
-        ("multilabel", ["a", "", "b"], "row 2 has no label in column 'label'"),
+        (
+            "multilabel",
+            ["a", "", "b"],
+            "row 2 has no label in column 'label'. Fill in or remove the row. If it has none of",
+        ),
         ("segmentation", ["sw", "sw", "sw"], "has 2 labels for 24 bases"),
         ("segmentation", ["s" * 24] * 3, "has only one class, 's'"),
         ("tracks", ["1;2;3", "1;2", "1;2;4"], "2 values of 1 tracks for 24 bases; bins of 8 bases need 3"),
@@ -243,6 +247,27 @@ def test_labels_that_are_not_of_the_task(
     given = ["genomics", "finetune", path, "--out", out, "--task", task, *tiny.size, "--dry-run"]
     told = titans(*given, "--validation", path, code=3).stderr
     assert says in told and str(path) in told and not out.exists()
+
+
+def test_a_decimal_comma_is_one_target(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    """Trained on a table between semicolons, measured on one between commas: both in the labels' own unit."""
+    german, plain = tmp_path / "german.csv", tmp_path / "plain.csv"
+    labels = [f"{100 * gc(s):.3f}" for s in S]
+    rows = [f"{s};{label.replace('.', ',')}" for s, label in zip(S, labels, strict=True)]
+    german.write_text("\n".join(["sequence;label", *rows, ""]))
+    plain.write_text("\n".join(["sequence,label", *map(",".join, zip(S, labels, strict=True)), ""]))
+    given = ["genomics", "finetune", german, "--task", "regression", "--out", tmp_path / "run", *tiny.size]
+    assert "a comma in labels is read as a decimal one" in titans(*given, *ONCE[:2]).stderr
+    titans("genomics", "predict", tmp_path / "run", plain, "--out", tmp_path / "p.csv", "--quiet")
+    found = pl.read_csv(tmp_path / "p.csv")
+    assert found.columns == ["id", "predicted"]
+    scores = json.loads(titans("genomics", "evaluate", tmp_path / "run", plain, "--json", *FEW).stdout)
+    error = found["predicted"].to_numpy() - [float(label) for label in labels]
+    for name in ("model", "training_mean"):
+        assert {"mse", "mae", "scaled_mse"} <= scores[name].keys()
+    assert (scores["model"]["mse"], scores["model"]["mae"]) == pytest.approx(
+        ((error**2).mean(), abs(error).mean()), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(

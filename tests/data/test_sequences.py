@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from titans_seq.data.record import Record, decode
+from titans_seq.data.regions import Regions
 from titans_seq.data.sequences import read_sequences
 from titans_seq.errors import InputError, UsageError
 
@@ -135,6 +136,70 @@ def test_bad_tables_are_refused_with_row_or_column(file: File, content: str, opt
 def test_labels_that_do_not_fit_a_fasta(file: File, labels: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
         read_sequences(file(">a\nAC\n>b\nGT\n", "x.fa"), labels=file(labels, "labels.csv"))
+
+
+def numbers(file: File, separator: str, labels: list[str], name: str = "x.csv") -> list[str | None]:
+    """Labels of a table of numbers, as a task gets them."""
+    rows = [f"{'ACGT' * n}A{separator}{label}" for n, label in enumerate(labels)]
+    path = file("\n".join([f"sequence{separator}label", *rows, ""]), name)
+    return [record.label for record in read_sequences(path, form="numbers")]
+
+
+def test_a_decimal_comma_is_a_number_where_the_table_has_another_separator(file: File) -> None:
+    for separator in (";", "\t"):
+        assert numbers(file, separator, ["4,39", "-1,5e-3", "7"]) == ["4.39", "-1.5e-3", "7"]
+        assert numbers(file, separator, ["4,39 1,2", "5 0,25"]) == ["4.39 1.2", "5 0.25"]
+        assert numbers(file, separator, ["0.5 1.5", "[1, 2.5]"]) == ["0.5 1.5", "[1, 2.5]"]
+    assert numbers(file, "\t", ["4,390;1", "5;0,2"]) == ["4.390;1", "5;0.2"]
+    assert numbers(file, ",", ['"4,39"', '"1,2"']) == ["4,39", "1,2"]  # a list, as its quotes say
+    path = file("sequence;label\nACGT;a,1\nAC;b,2\n", "x.csv")
+    assert [record.label for record in read_sequences(path)] == ["a,1", "b,2"]  # of classes it is a part of the name
+
+
+def test_a_decimal_comma_in_a_table_of_labels_and_in_bed(file: File) -> None:
+    fasta, labels = file(">a\nAC\n>b\nGT\n", "x.fa"), file("id;label\na;4,39\nb;1,5\n", "labels.csv")
+    assert [r.label for r in read_sequences(fasta, labels=labels, form="numbers")] == ["4.39", "1.5"]
+    genome, bed = file(">chr1\nACGTACGT\n", "g.fa"), file("chr1\t0\t4\t4,39\nchr1\t2\t6\t1,5\n", "x.bed")
+    found = read_sequences(bed, label="name", form="numbers", regions=Regions(reference=str(genome)))
+    assert [r.label for r in found] == ["4.39", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("separator", "labels", "row"),
+    [
+        (";", ["1", "1,2,3"], 2),  # a list
+        ("\t", ["0,5", "[1,2]"], 2),
+        ("\t", ["0.5,1.5", "1,2"], 1),
+        (";", ["3,7", "4.5"], 1),  # a point stands elsewhere
+        ("\t", ["1,500", "12,250"], 1),  # thousands
+    ],
+)
+def test_a_comma_that_may_be_decimal_or_not_is_refused(file: File, separator: str, labels: list[str], row: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"x.csv: row {row} has the label .* comma may be a decimal one .*with a point"
+    ):
+        numbers(file, separator, labels)
+
+
+def test_a_comma_in_text_of_parquet_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"sequence": ["ACGT", "AC"], "label": ["4,39", "1,2"]}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x.parquet: row 1 has the label '4,39', whose comma may be a decimal one"):
+        read_sequences(tmp_path / "x.parquet", form="numbers")
+
+
+def test_how_a_row_without_any_of_several_labels_is_written_is_told_where_it_may_be_meant(file: File) -> None:
+    told = "has no label.*remove the row.*lone ; there"
+    path, fasta = file("sequence,label\nAC,a\nGT,\n", "x.csv"), file(">a\nAC\n>b\nGT\n", "x.fa")
+    with pytest.raises(InputError, match=told):
+        read_sequences(path, form="names")
+    with pytest.raises(InputError, match=told):
+        read_sequences(fasta, labels=file("id,label\na,x\nb,\n", "labels.csv"), form="names")
+    flags = file("sequence,a,b\nAC,1,0\nGT,,\n", "flags.csv")
+    for where, given in ((path, {"form": "text"}), (flags, {"form": "names", "label": ("a", "b")})):
+        with pytest.raises(InputError, match="has no label") as error:
+            read_sequences(where, **given)
+        assert "lone" not in str(error.value)
+    assert [r.label for r in read_sequences(file("sequence,label\nAC,a\nGT,;\n", "y.csv"), form="names")] == ["a", ";"]
 
 
 def test_fasta_has_no_labels_of_its_own(file: File) -> None:

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from titans_seq.errors import InputError
 from titans_seq.measured import FOLDER, Measured
 from titans_seq.report import write_report
 from titans_seq.report.html import embedded, name, seconds, text
+from titans_seq.report.measurements import meaning
+from titans_seq.report.scores import lead_lines, score_table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\"]]>-->&lt;$x$=1+1\x00\x1b[31m\u202e\u2028"
 TAGS = {
@@ -143,6 +146,18 @@ def test_page_shows_what_was_measured(measured: Models, kind: str, told: list[st
 
 
 # --- whatever names the data bring
+
+
+def test_errors_are_told_with_their_unit_and_less_of_them_is_better() -> None:
+    both = {"mse": 4.0, "scaled_mse": 1.0}
+    assert "the labels' own unit" in unescape(meaning("mse", both))
+    assert "training standard deviations" in meaning("mse", {"mse": 1.0})  # of forecasts
+    lines = lead_lines(
+        {"lead": {"training_mean": {"scaled_mse": [-2, -1], "mse_x": [-2, -1], "pearson_x": [0.1, 0.2]}}}
+    )
+    assert len(lines) == 1 and "Model better than training mean" in lines[0]
+    table = score_table({"items": 2, "model": {"mse": 1.234e-6}, "intervals": {"model": {"mse": [1e-6, 2e-6]}}})
+    assert "1.23e-06 [1.0e-06, 2.0e-06]" in table
 
 
 def hostile(value: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, to_tensors
@@ -220,6 +221,33 @@ def test_predictions_are_in_the_unit_of_the_data() -> None:
     task, _, targets = fitted(CASES["tracks"])
     found = task.tracks(torch.tensor(targets[0])[None])
     assert task.track_names == ["predicted"] and found[0, 0].tolist() == pytest.approx([1, 2, 3])
+
+
+@pytest.mark.parametrize("task", [Regression(), Tracks(), Tracks(objective="poisson")], ids=["one", "tracks", "counts"])
+def test_errors_are_in_the_unit_of_the_data(task: Any) -> None:
+    """As scikit-learn has them of labels and predictions; weights are still chosen in training scale."""
+    rng = np.random.default_rng(0)
+    columns, bins = 2, 4 if task.along else 1
+    value, found = (rng.uniform(1, 9, (30, bins, columns)) * [1.0, 1e3] for _ in range(2))
+    rows = [
+        Record(str(i), np.zeros(4, np.uint8), "|".join(";".join(map(str, track)) for track in value[i].T))
+        if task.along
+        else Record(str(i), np.zeros(4, np.uint8), ";".join(map(str, value[i, 0])))
+        for i in range(len(value))
+    ]
+    task = task.fitted("t.csv", rows, rows, ("x", "y"))
+    said = (found - task.location) / task.scale
+    target = np.stack([task.target(record, "") for record in rows])
+    scores = task.metrics(task.rows(said if task.along else said[:, 0], target))
+    flat, flat_found = value.reshape(-1, columns), found.reshape(-1, columns)
+    mse, mae = (f(flat, flat_found, multioutput="raw_values") for f in (mean_squared_error, mean_absolute_error))
+    assert [scores["mse_x"], scores["mse_y"]] == pytest.approx(mse, rel=1e-5)  # targets are float32
+    assert [scores["mae_x"], scores["mae_y"]] == pytest.approx(mae, rel=1e-5)
+    assert (scores["mse"], scores["mae"]) == pytest.approx((mse.mean(), mae.mean()), rel=1e-5)
+    assert scores["scaled_mse"] == pytest.approx(np.mean(mse / np.square(task.scale)), rel=1e-5)
+    if task.monitor[0] != "poisson_loss":
+        lost = task.loss(torch.tensor(said if task.along else said[:, 0]), {"label": torch.tensor(target)})
+        assert task.monitor == ("scaled_mse", -1) and scores["scaled_mse"] == pytest.approx(float(lost), rel=1e-5)
 
 
 def test_rows_without_any_label_can_be_told_and_read_again() -> None:

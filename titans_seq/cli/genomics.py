@@ -162,8 +162,9 @@ def finetune(
     task: Annotated[
         str,
         typer.Option(
-            help="classification; multilabel: a;c, or a column of 0 and 1 for each label; regression: one number or "
-            "several; segmentation: a class a base; tracks: a list of numbers, one a bin of bases."
+            help="classification; multilabel: a;c, with a lone ; for none, or a column of 0 and 1 for each label; "
+            "regression: one number or several; segmentation: a class a base; tracks: a list of numbers, one a bin of "
+            "bases."
         ),
     ] = "classification",
     labels: Annotated[str | None, typer.Option(help="Table of id and label, when TRAIN has no labels.")] = None,
@@ -451,7 +452,7 @@ def variants(
         Literal["error", "skip", "flag"],
         typer.Option(
             help="A row whose REF is not what FASTA has: refused; left without a score; scored with the VCF's REF, and "
-            "without the flag REF_MATCH. Refused in any case where it is more than 5 % of the rows."
+            "without the flag REF_MATCH. Refused in any case where it is several rows and more than 5 % of all."
         ),
     ] = "error",
     aliases: ChromosomeNames = None,

@@ -20,10 +20,10 @@ from titans_seq.data.intervals import (
     read_bed,
     read_gff,
 )
-from titans_seq.data.labels import LABELS, Columns, label_columns, label_texts
+from titans_seq.data.labels import LABELS, Columns, Form, decimal_points, label_columns, label_texts
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.data.regions import Regions
-from titans_seq.data.table import column_called, column_given, listed, read_lines, read_table
+from titans_seq.data.table import column_called, column_given, from_bytes, listed, read_bytes, read_lines
 from titans_seq.errors import InputError, UsageError
 
 SEQUENCES = ("sequence", "seq")
@@ -70,6 +70,13 @@ class _Asked(NamedTuple):
     regions: Regions
     judge: Judge
     tally: Tally
+    form: Form = "class"
+
+    def refuse_missing(self, where: str, unit: str, columns: list[str]) -> None:
+        """Refuse a row without a label; where that may mean that it has none of several, say how to write it."""
+        may_be_none = self.form == "names" and len(columns) == 1
+        none = " If it has none of the labels, write a lone ; there." if may_be_none else ""
+        self.judge.refuse(f"{where}. Fill in or remove the {unit}.{none}")
 
 
 class _Found(NamedTuple):
@@ -91,10 +98,12 @@ class _Placed(NamedTuple):
         return _Found(unit, found)
 
 
-def _labels_in(table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _Asked) -> list[str | None]:
+def _labels_in(
+    table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _Asked, separator: str = ""
+) -> list[str | None]:
     """The labels of a table's rows: its own, else those that a table of ids beside it has for ``ids``."""
     name, unit = shown(path), "line" if LINE in table.columns else "row"
-    places = table[LINE] if LINE in table.columns else range(1, len(table) + 1)
+    places = table[LINE].to_list() if LINE in table.columns else range(1, len(table) + 1)
     table = table.drop(LINE, strict=False)
     given = (asked.label,) if isinstance(asked.label, str) else asked.label or ()
     here = list(given) if given and set(given) <= set(table.columns) else label_columns(table, None, path)
@@ -110,9 +119,10 @@ def _labels_in(table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _As
     labels: list[str | None] = label_texts(table, at) if at else [None] * len(table)
     for place, mark in zip(places, labels, strict=True):
         if asked.need_labels and (mark is None or mark in MISSING):
-            asked.judge.refuse(
-                f"{name}: {unit} {place} has no label in column {listed(at)!r}. Fill in or remove the {unit}."
-            )
+            where = f"{name}: {unit} {place} has no label in column {listed(at)!r}"
+            asked.refuse_missing(where, unit, at)
+    if asked.need_labels and asked.form == "numbers":
+        labels = decimal_points(labels, separator, lambda row: f"{name}: {unit} {places[row]}", name, asked.judge)
     return labels
 
 
@@ -123,8 +133,13 @@ def read_rows(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
     Raises:
         InputError: as `read_table` does, or with the line that has another number of fields.
     """
+    return _rows(path, judge)[0]
+
+
+def _rows(path: Path | str, judge: Judge) -> tuple[pl.DataFrame, str]:
+    """What `read_rows` gives, and the separator of the file."""
     if suffix_of(Path(path)) != UCI:
-        return read_table(path, judge)
+        return from_bytes(read_bytes(path, judge), path)
     rows = []
     for number, line in enumerate(read_lines(path, judge), start=1):
         fields = ["".join(field.split()) for field in line.split(",")]
@@ -134,7 +149,7 @@ def read_rows(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
             raise InputError(f"{shown(path)}: line {number} has {len(fields)} fields, not class, name, sequence.")
     if not rows:
         raise InputError(f"{shown(path)} is empty: rows found: 0.")
-    return pl.DataFrame(rows, ("label", "id", "sequence"), orient="row")
+    return pl.DataFrame(rows, ("label", "id", "sequence"), orient="row"), ","
 
 
 def _ids_in(table: pl.DataFrame, path: Path | str, asked: _Asked) -> pl.Series:
@@ -144,19 +159,19 @@ def _ids_in(table: pl.DataFrame, path: Path | str, asked: _Asked) -> pl.Series:
 
 
 def _from_table(path: Path | str, asked: _Asked) -> _Found:
-    table = read_rows(path, asked.judge)
+    table, separator = _rows(path, asked.judge)
     at = column_given(table, asked.sequence, path, "sequence") if asked.sequence else column_called(table, SEQUENCES)
     ids = _ids_in(table, path, asked)
     if at is None and has_intervals(table):
         asked.regions.check(path)
-        return _placed(table, ids, path, asked).cut(path, "row", asked)
+        return _placed(table, ids, path, asked, separator).cut(path, "row", asked)
     if at is None:
         columns = listed(table.columns)
         raise InputError(
             f"{shown(path)} has no column 'sequence' or 'seq', nor chrom, start and end. Its columns: {columns}. "
             "Name one of them so."
         )
-    labels = _labels_in(table, ids, path, asked)
+    labels = _labels_in(table, ids, path, asked, separator)
     chromosomes_at = column_called(table, CHROMS)
     chromosomes = _texts(table[chromosomes_at]) if chromosomes_at else [None] * len(table)
     rows = zip(_texts(table[at]), ids.to_list(), labels, chromosomes, strict=True)
@@ -180,7 +195,7 @@ def _from_intervals(path: Path | str, asked: _Asked) -> _Placed:
     if interval_kind(path) == "bed":
         table = read_bed(path, asked.judge)
         name = table["name"] if "name" in table.columns else pl.repeat(".", len(table), eager=True)
-        return _placed(table, name.replace({"": None, ".": None}).alias("id"), path, asked, names=True)
+        return _placed(table, name.replace({"": None, ".": None}).alias("id"), path, asked, "\t", names=True)
     attribute = asked.label if isinstance(asked.label, str) else None
     table, ids = read_gff(path, asked.regions.feature, attribute, asked.judge)
     return _placed(table, ids, path, asked, one_based=True)
@@ -191,11 +206,12 @@ def _placed(
     ids: pl.Series,
     path: Path | str,
     asked: _Asked,
+    separator: str = "",
     *,
     one_based: bool = False,
     names: bool = False,
 ) -> _Placed:
-    labels = pl.Series("label", _labels_in(table, ids, path, asked), pl.String)
+    labels = pl.Series("label", _labels_in(table, ids, path, asked, separator), pl.String)
     return _Placed(intervals_of(table.with_columns(labels, ids), path, one_based=one_based, judge=asked.judge), names)
 
 
@@ -204,7 +220,7 @@ class _Labels:
 
     def __init__(self, path: Path, asked: _Asked):
         self.path, self.judge = path, asked.judge
-        self.labels = _labels_of(path, asked.label, asked.judge)
+        self.labels = _labels_of(path, asked)
         self.waiting = dict(self.labels)
 
     def of(self, ids: Iterable[str | None], path: Path | str) -> Iterator[str | None]:
@@ -222,20 +238,23 @@ class _Labels:
             )
 
 
-def _labels_of(path: Path, label: Columns, judge: Judge) -> dict[str, str]:
+def _labels_of(path: Path, asked: _Asked) -> dict[str, str]:
     """Read a table of ``id, label``; every id has one label."""
-    table = read_table(path, judge)
+    judge = asked.judge
+    table, separator = from_bytes(read_bytes(path, judge), path)
     ids_at = column_called(table, IDS) or table.columns[0]
-    labels_at = label_columns(table, label, path)
+    labels_at = label_columns(table, asked.label, path)
     if not labels_at:
         raise InputError(f"{path} has no label column ({', '.join(LABELS)}). Its columns: {listed(table.columns)}.")
     labels: dict[str, str] = {}
-    rows = zip(table[ids_at].cast(pl.String).to_list(), label_texts(table, labels_at), strict=True)
-    for row, (id, mark) in enumerate(rows, start=1):
+    texts = label_texts(table, labels_at)
+    if asked.form == "numbers":
+        texts = decimal_points(texts, separator, lambda row: f"{path}: row {row + 1}", str(path), judge)
+    for row, (id, mark) in enumerate(zip(table[ids_at].cast(pl.String).to_list(), texts, strict=True), start=1):
         if not id:
             judge.refuse(f"{path}: row {row} has no id. Fill in or remove the row.")
         elif mark is None or mark in MISSING:
-            judge.refuse(f"{path}: row {row} (id {quoted(id)}) has no label. Fill in or remove the row.")
+            asked.refuse_missing(f"{path}: row {row} (id {quoted(id)}) has no label", "row", labels_at)
         elif labels.setdefault(id, mark) != mark:
             judge.refuse(f"{path}: row {row} gives id {quoted(id)} the label {mark!r}, an earlier row {labels[id]!r}.")
     return labels
@@ -381,7 +400,7 @@ def read_sequences(
     id: str | None = None,
     labels: Path | None = None,
     need_labels: bool = True,
-    form: Literal["class", "text", "numbers"] = "class",
+    form: Form = "class",
     regions: Regions = WHOLE,
     on_conflict: Literal["error", "warn"] = "error",
     judge: Judge = STRICT,
@@ -398,7 +417,8 @@ def read_sequences(
         id: the column of ids (id, name or record); a row without one gets its number, counted from 1.
         labels: a table with columns ``id`` and ``label``, for what has none itself; ids of BED are its names.
         need_labels: refuse what has no label.
-        form: what labels are. Of classes there must be two at least; numbers of one sequence may differ, which is told.
+        form: what labels are. Of classes there must be two at least; numbers of one sequence may differ, which is told,
+            and so is what a comma in them is: `titans_seq.data.labels.decimal_points`.
         regions: how sequences are cut out of a genome.
         on_conflict: what to do when one sequence has two labels.
         judge: what to do about what training would refuse, and about doubts such as ids that stand twice in a table.
@@ -409,7 +429,7 @@ def read_sequences(
             sequence with two labels, a symbol that is no nucleotide, or an interval that is not on the genome.
     """
     name, told = shown(path), Tally() if tally is None else tally
-    unit, found = _found(path, _Asked(sequence, label, id, labels, need_labels, regions, judge, told))
+    unit, found = _found(path, _Asked(sequence, label, id, labels, need_labels, regions, judge, told, form))
     records = list(found)
     if not records:
         raise InputError(f"{name} is empty: no sequence found.")

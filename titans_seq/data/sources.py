@@ -19,6 +19,8 @@ from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
 from titans_seq.resources import data_file, is_drawn
 
+SMALL = 1e-3  # of a table's deviation, what a series moves by at least; `STD_FLOOR` is a hundredth of it
+
 
 class Parts(NamedTuple):
     """What training needs: the task with all that the data decide, and two sets of items."""
@@ -367,6 +369,8 @@ class SeriesSource(SeriesReading):
         known = np.concatenate([s.target[: b[0]] for s, b in zip(series, borders, strict=True)])
         C = known.shape[1]
         location, scale = ((0.0,) * C, (1.0,) * C) if task.zero_shot else moments(known)
+        if not task.zero_shot:
+            _tell_of_small(series, [b[0] for b in borders], scale, self.path)
         update = {
             "channels": task.channels or series[0].columns,
             "location": location,
@@ -407,10 +411,29 @@ def moments(rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(np.nanmean(rows, axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist())
 
 
+def _tell_of_small(series: list[Series], ends: list[int], scale: tuple[float, ...], path: str) -> None:
+    """Warn of series that move by far less than the table, whose deviation is the unit of all."""
+    small = []
+    for s, end in zip(series, ends, strict=True):
+        spread = np.nanmax(_told(s.target[:end]), axis=0) - np.nanmin(_told(s.target[:end]), axis=0)
+        if ((spread > 0) & (spread < SMALL * np.array(scale))).any():
+            small.append(s.id)
+    if small:
+        warn(
+            f"{path}: series that move by less than {SMALL:g} of the table's deviation, in which all are measured: "
+            f"{len(small):,} of {len(series):,}, first {quoted(small[0])}. Little will be learned of them. Bring the "
+            "series to one scale, or train these apart."
+        )
+
+
 def own_moments(series: Series, end: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """`moments` of a series' own first ``end`` rows; 0 and 1 of a channel that these do not tell."""
-    known = np.isfinite(series.target[:end]).any(0)
-    return moments(np.where(known, series.target[:end], 0.0))
+    return moments(_told(series.target[:end]))
+
+
+def _told(rows: np.ndarray) -> np.ndarray:
+    """Rows (T, C) with zeros for a channel of which nothing is known."""
+    return np.where(np.isfinite(rows).any(0), rows, 0.0)
 
 
 def standardised(series: Series, end: int) -> Series:

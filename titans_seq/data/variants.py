@@ -150,13 +150,12 @@ class CheckedVcf:
         share = self.mismatches / self.lines
         count = f"{self.mismatches:,} of {self.lines:,} rows ({share:.1%})"
         other = share > MOST_MISMATCHES
-        if self.on_mismatch == "error" or (other and self.mismatches > 1):
-            remedy = (
-                "Is the VCF of another assembly? Give the genome that it was made with."
-                if other
-                else "Leave such rows unscored with --on-ref-mismatch skip, or score them too with flag."
-            )
-            raise InputError(f"{shown(self.path)}: {first}; so it is in {count}. {remedy}")
+        refused = other and self.mismatches > 1  # whatever on_mismatch is
+        if self.on_mismatch == "error" or refused:
+            remedies = ["Is the VCF of another assembly? Give the genome that it was made with."] if other else []
+            if not refused:
+                remedies.append("Leave such rows unscored with --on-ref-mismatch skip, or score them too with flag.")
+            raise InputError(f"{shown(self.path)}: {first}; so it is in {count}. {' '.join(remedies)}")
         done = "are not scored" if self.on_mismatch == "skip" else "are scored with the VCF's REF"
         warn(f"{shown(self.path)}: REF is not what the genome has in {count}, which {done}; first {first}.")
 

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,16 @@ MEANINGS = {
     "loss": "training loss on these data; less is better",
     "mse": "mean squared error, in squared training standard deviations",
     "mae": "mean absolute error, in training standard deviations",
+    "scaled_mse": "mean squared error in training scale, which has no unit",
     "wql": "weighted quantile loss; less is better",
     "coverage_80": "share of the values inside the 80 % band; 0.8 is right",
     "windows": "forecast windows",
     "step": "step whose weights were kept",
+}
+# The same where `scaled_mse` stands beside: of labels, not of forecasts.
+OWN_UNIT = {
+    "mse": "mean squared error, in the labels' own unit squared; of several columns the mean",
+    "mae": "mean absolute error, in the labels' own unit; of several columns the mean",
 }
 MATRIX, CONFUSIONS = 20, 30  # classes of a matrix at most; rows of a list in its place
 BINS = 150  # points of the picture of a track that needs no script
@@ -51,9 +57,10 @@ DRAWN = {
 }
 
 
-def meaning(score: str) -> str:
-    """Name of a score with what it means."""
-    said = f"<small>{text(MEANINGS[score])}</small>" if score in MEANINGS else ""
+def meaning(score: str, beside: Collection[str]) -> str:
+    """Name of a score with what it means among the scores ``beside`` it."""
+    meanings = MEANINGS | OWN_UNIT if "scaled_mse" in beside else MEANINGS
+    said = f"<small>{text(meanings[score])}</small>" if score in meanings else ""
     return f"{name(score.replace('_', ' '))}{said}"
 
 
@@ -118,7 +125,7 @@ def _scores(found: Mapping[str, Any], title: str) -> str:
     head, *rows = score_rows(found, title)
     keys = [score for model in found["model"] for score in [model]]
     named = {score.replace("_", " "): score for score in keys}
-    cells = [[meaning(named.get(row[0], row[0])), *map(_with_interval, row[1:])] for row in rows]
+    cells = [[meaning(named.get(row[0], row[0]), keys), *map(_with_interval, row[1:])] for row in rows]
     leads = "".join(paragraph(line) for line in lead_lines(found))
     return table(list(map(name, head)), cells) + leads
 
@@ -271,7 +278,7 @@ def _backtest(one: Measured, held_out: bool) -> list[str]:
     models = [key for key in ("model", *beside) if key in found]
     scores = list(dict.fromkeys(score for model in models for score in found[model]))
     rows = [
-        [meaning(score), *(number(found[model][score]) if score in found[model] else "-" for model in models)]
+        [meaning(score, scores), *(number(found[model][score]) if score in found[model] else "-" for model in models)]
         for score in scores
     ]
     steps = drawn.get("steps", {})

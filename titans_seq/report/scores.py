@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LESS = ("log_loss", "weighted_log_loss", "mse", "mae", "poisson_loss", "bits_per_nt", "perplexity")  # is better
+# of which less is better, also of one column, such as mse_x
+LESS = ("log_loss", "weighted_log_loss", "mse", "mae", "scaled_mse", "poisson_loss", "bits_per_nt", "perplexity")
 _OF_PART = ("items", "intervals", "lead", "bootstrap", "leak_free", "chromosomes", "details")
 
 
@@ -46,11 +47,15 @@ def _lead(lead: Mapping[str, Sequence[float]], name: str) -> list[str]:
     """In words on which scores the model is better or worse than a baseline by more than chance."""
     told = []
     for word, sign in (("better", 1), ("worse", -1)):
-        ahead = {score: bounds for score, bounds in lead.items() if _sign(bounds) == (-sign if score in LESS else sign)}
+        ahead = {score: bounds for score, bounds in lead.items() if _sign(bounds) == (-sign if _less(score) else sign)}
         if ahead:
             scores = ", ".join(f"{_words(score)} {_span(bounds, sign=True)}" for score, bounds in ahead.items())
             told.append(f"Model {word} than {_words(name)} beyond chance: {scores}.")
     return told or [f"Model and {_words(name)} do not differ beyond chance."]
+
+
+def _less(score: str) -> bool:
+    return score in LESS or score.startswith(("mse_", "mae_"))
 
 
 def _sign(bounds: Sequence[float]) -> int:
@@ -93,11 +98,17 @@ def _words(name: str) -> str:
 def _number(value: float | None) -> str:
     if value is None or value != value:
         return "-"
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.4f}"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1000 else _digits(value, 4)
+
+
+def _digits(value: float, places: int, sign: str = "") -> str:
+    """So many decimals; of an error in a small unit, which these would hide, so many digits less one."""
+    small = 0 < abs(value) < 10 ** (2 - places)
+    return f"{value:{sign}#.{places - 1}g}" if small else f"{value:{sign}.{places}f}"
 
 
 def _span(bounds: Sequence[float], sign: bool = False) -> str:
-    low, high = (f"{bound:+.3f}" if sign else f"{bound:.3f}" for bound in bounds)
+    low, high = (_digits(bound, 3, "+" if sign else "") for bound in bounds)
     return f"[{low}, {high}]"
 
 

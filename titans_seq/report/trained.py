@@ -98,7 +98,7 @@ def validation(manifest: dict[str, Any], task: Any) -> str:
     """Scores on the validation data of the weights that were kept."""
     scores, chosen = manifest["result"]["validation"], task.monitor[0]
     rows = [
-        [meaning(score), f"<b>{number(scores[score])}</b>" if score == chosen else number(scores[score])]
+        [meaning(score, scores), f"<b>{number(scores[score])}</b>" if score == chosen else number(scores[score])]
         for score in sorted(scores, key=lambda score: score != chosen)  # what chose the weights comes first
     ]
     by = chosen.replace("_", " ")

@@ -14,7 +14,8 @@ from titans_seq.embedding import Embedding, Nucleotides
 from titans_seq.errors import ConfigError, InputError, warn
 from titans_seq.miras.choice import Choice
 
-Form = Literal["class", "text", "numbers"]  # what the text of a label is; numbers may also come in `Record.values`
+# What the text of a label is: names are any number of classes, and numbers may also come in `Record.values`.
+Form = Literal["class", "names", "text", "numbers"]
 BETWEEN, TRACKS = re.compile(r"\s*[;,\s]\s*"), "|"  # what stands between values of a label, and between tracks
 Weight = Annotated[float, Field(gt=0)]
 ClassWeights = Literal["balanced"] | dict[str, Weight] | None

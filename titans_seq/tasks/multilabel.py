@@ -38,10 +38,13 @@ def _names(record: Labelled, classes: tuple[str, ...]) -> list[str]:
 
 
 class MultiLabel(SequenceTask):
-    """Mean-pooled yes or no for each of several labels: ``a;c`` in one column, or a column of 0 and 1 for each."""
+    """Mean-pooled yes or no for each of several labels: ``a;c`` in one column, or a column of 0 and 1 for each.
+
+    In one column a lone ``;`` is a row without any; an empty cell is a label that is missing.
+    """
 
     kind: Literal["multilabel"] = "multilabel"
-    form: ClassVar[Form] = "text"
+    form: ClassVar[Form] = "names"
     constant: ClassVar[str] = "label_frequencies"
     classes: tuple[str, ...] = Field(default=(), description="Label names in logit order; those of the data if empty.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the pooled row.")

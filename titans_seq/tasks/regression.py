@@ -29,7 +29,7 @@ class Regression(SequenceTask):
     form: ClassVar[Form] = "numbers"
     constant: ClassVar[str] = "training_mean"
     kmers: ClassVar[str | None] = "kmer_ridge"
-    monitor: ClassVar[tuple[str, int]] = ("mse", -1)
+    monitor: ClassVar[tuple[str, int]] = ("scaled_mse", -1)
     targets: tuple[str, ...] = Field(default=(), description="Columns of the predictions; from the data if empty.")
     location: tuple[float, ...] = Field(default=(), description="Mean of each over the training rows.")
     scale: tuple[float, ...] = Field(default=(), description="Its standard deviation.")
@@ -87,9 +87,9 @@ class Regression(SequenceTask):
         return {"found": prediction, "value": target}
 
     def metrics(self, rows: dict[str, np.ndarray], weight: np.ndarray | None = None) -> dict[str, float]:
-        """Pearson, Spearman, R², and MSE and MAE in training standard deviations; of several columns their means.
+        """Pearson, Spearman, R², and errors in the data's own unit and as trained; of several columns their means.
 
-        Of several columns each one's Pearson stands beside.
+        Of several columns each one's Pearson, MSE and MAE stand beside.
         """
         value, found = rows["value"].astype(np.float64), rows["found"].astype(np.float64)
         weight = np.ones(len(value)) if weight is None else weight
@@ -101,8 +101,7 @@ class Regression(SequenceTask):
             "pearson": float(np.mean(pearson)),
             "spearman": float(np.mean([scores.spearman(value[:, k], found[:, k], weight) for k in columns])),
             "r2": float(np.mean([scores.r2_of(sums[k]) for k in columns])),
-            "mse": float(np.mean([scores.mse_of(sums[k]) for k in columns])),
-            "mae": float(np.mean([scores.mae_of(sums[k]) for k in columns])),
+            **scores.errors(sums, self.scale, self._short()),
             **(several if len(several) > 1 else {}),
         }
 

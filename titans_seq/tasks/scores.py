@@ -4,6 +4,8 @@
 A score that the rows do not define, such as an area under a curve without a positive row, is NaN.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Array = np.ndarray
@@ -156,6 +158,24 @@ def mse_of(sums: Array) -> float:
 def mae_of(sums: Array) -> float:
     """Mean absolute error."""
     return _share(float(sums[6]), float(sums[0]))
+
+
+def errors(sums: Array, scale: Sequence[float], names: Sequence[str]) -> dict[str, float]:
+    """MSE and MAE of columns in their own unit, and ``scaled_mse`` in training scale; of several columns the means.
+
+    Of several columns each one's stand beside, since the means add up what may have different units.
+
+    Args:
+        sums: (K, 7) of `moments` of numbers in training scale.
+        scale: (K,) what 1 there is in the column's own unit.
+        names: (K,) of the columns.
+    """
+    scaled = np.array([mse_of(one) for one in sums])
+    own = {"mse": scaled * np.square(scale), "mae": np.array([mae_of(one) for one in sums]) * scale}
+    found = {**{error: float(values.mean()) for error, values in own.items()}, "scaled_mse": float(scaled.mean())}
+    if len(names) > 1:
+        found |= {f"{error}_{n}": float(v) for error, values in own.items() for n, v in zip(names, values, strict=True)}
+    return found
 
 
 def ranks(values: Array, weight: Array) -> Array:

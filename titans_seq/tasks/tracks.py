@@ -40,7 +40,7 @@ class Tracks(SequenceTask):
     @property
     def monitor(self) -> tuple[str, int]:
         """The metric that chooses the weights: what is trained."""
-        return ("poisson_loss" if self.objective == "poisson" else "mse"), -1
+        return ("poisson_loss" if self.objective == "poisson" else "scaled_mse"), -1
 
     @property
     def track_names(self) -> list[str]:
@@ -119,9 +119,9 @@ class Tracks(SequenceTask):
         return {"moments": scores.moments(target, found).sum(1), "poisson": lost.sum(1)}
 
     def metrics(self, rows: dict[str, np.ndarray], weight: np.ndarray | None = None) -> dict[str, float]:
-        """Over all bins, the mean of the tracks: Pearson, R², MSE and MAE in training scale.
+        """Over all bins, the mean of the tracks: Pearson, R², and errors in the data's own unit and in training scale.
 
-        Of several tracks each one's Pearson stands beside.
+        Of several tracks each one's Pearson, MSE and MAE stand beside.
         """
         weight = np.ones(len(rows["moments"])) if weight is None else weight
         sums = np.tensordot(weight, rows["moments"], 1)  # (K, 7)
@@ -131,8 +131,7 @@ class Tracks(SequenceTask):
         found = {
             "pearson": float(np.mean(pearson)),
             "r2": float(np.mean([scores.r2_of(one) for one in sums])),
-            "mse": float(np.mean([scores.mse_of(one) for one in sums])),
-            "mae": float(np.mean([scores.mae_of(one) for one in sums])),
+            **scores.errors(sums, self.scale, short),
             **(several if len(several) > 1 else {}),
         }
         if self.objective == "poisson":
