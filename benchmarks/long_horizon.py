@@ -205,7 +205,7 @@ class DLinear(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Forecast (B, H, C, 1) in training standard deviations."""
-        x = ((batch["past"] - self.location) / self.scale).transpose(1, 2)
+        x = ((batch["past"] - self.location) / self.scale).float().transpose(1, 2)
         half = self.kernel // 2
         trend = F.avg_pool1d(F.pad(x, (half, half), mode="replicate"), self.kernel, 1)
         return (self.trend(trend) + self.rest(x - trend)).transpose(1, 2)[..., None]

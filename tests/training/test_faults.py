@@ -1,14 +1,17 @@
 """What is not finite stops a run at its step and is never saved; a run starts from a backbone or says why not."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from titans_seq.files import sha256
 from titans_seq.training.module import SequenceModule
 
 
@@ -105,10 +108,22 @@ def test_a_first_step_that_fails_has_no_good_point(
 
 
 def test_evaluating_a_model_whose_output_is_not_finite(titans: Any, tiny: Any, models: Any, tmp_path: Path) -> None:
-    huge = tmp_path / "s.csv"  # numbers that are finite, and their squares are not
-    huge.write_text(tiny.wide.read_text().replace(".5,", ".5e37,"))
-    told = titans("forecast", "backtest", models.wide, huge, "--windows", 2, "--out", tmp_path / "o.csv", code=7)
+    shutil.copytree(models.wide, tmp_path / "run")
+    weights, sums = (tmp_path / "run" / "model" / name for name in ("model.safetensors", "SHA256SUMS"))
+    before, changed = sha256(weights), load_file(weights)
+    changed["head.steps.weight"].fill_(3e38)  # finite, and what it is multiplied with is not
+    save_file(changed, weights)
+    sums.write_text(sums.read_text().replace(before, sha256(weights)))
+    given = ("--windows", 2, "--out", tmp_path / "o.csv")
+    told = titans("forecast", "backtest", tmp_path / "run", tiny.wide, *given, code=7)
     assert "is not finite" in told.stderr and not (tmp_path / "o.csv").exists()
+
+
+def test_series_of_any_size_that_can_be_read_are_forecast(titans: Any, tiny: Any, models: Any, tmp_path: Path) -> None:
+    huge = tmp_path / "s.csv"
+    huge.write_text(tiny.wide.read_text().replace(".5,", ".5e37,"))
+    titans("forecast", "predict", models.wide, huge, "--out", tmp_path / "o.csv")
+    assert np.isfinite(pl.read_csv(tmp_path / "o.csv")["mean"].to_numpy()).all()
 
 
 # --- where a run starts
