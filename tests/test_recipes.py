@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from titans_seq.backbone import BackboneConfig
+from titans_seq.data.sources import SeriesSource
 from titans_seq.embedding import Patches
 from titans_seq.job import parameters
 from titans_seq.recipe import load_backbone_config, load_recipe
@@ -21,6 +22,7 @@ from titans_seq.tasks.language import LanguageModel
 
 CONTRACT = ("recipe.yaml", "checkpoints", "model", "metrics.csv", "events", "manifest.json", "report.html")
 ONE_STEP = ["training.steps=1", "training.epochs=null", "training.batch_size=2", "threads=1"]
+ROWS = 1000  # of series to validate with, at most
 # for validation parts of half a million bases
 SMALL = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "start_from=null"]
 
@@ -58,9 +60,12 @@ def test_recipe_trains_a_step_and_leaves_what_the_contract_says(name: str, tmp_p
     if not all(map(is_there, files)):
         pytest.skip("TITANS_SEQ_DATA does not name a folder with the files of its data card")
     own = all(file.startswith("sample:") for file in files)
-    recipe = load_recipe(Path(name), ONE_STEP if own else ONE_STEP + SMALL)
+    sets = ONE_STEP if own else ONE_STEP + SMALL
+    recipe = load_recipe(Path(name), sets)
     if is_drawn(getattr(recipe.data, "path", "")):
         recipe = load_recipe(Path(name), [*ONE_STEP, "data.path=synthetic:0/4/1024", "data.validation=2"])
+    elif isinstance(recipe.data, SeriesSource) and not 1 <= recipe.data.validation <= ROWS:
+        recipe = load_recipe(Path(name), [*sets, f"data.validation={ROWS}"])
     run = tmp_path / "run"
     found = train(recipe, run, device="cpu")
     assert found["steps"] == 1 and found["validation"]["step"] == 1

@@ -61,7 +61,7 @@ def made(case: dict[str, Any]) -> tuple[Problem, Problem]:
     return ours, ours.to("cpu", torch.float64, torch.float64)
 
 
-@pytest.mark.parametrize("case", thinned(CASES), ids=case_id)
+@pytest.mark.parametrize("case", thinned(CASES, 3), ids=case_id)
 def test_kernels_are_the_printed_recurrence(case: dict[str, Any]) -> None:
     compare(*made(case), FLOAT16 if case["dtype"] == torch.float16 else FLOAT32)
 
@@ -218,6 +218,7 @@ def test_pieces_that_are_read_again_give_the_same_slopes() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.soak
 def test_ddp_gives_the_same_slopes(tmp_path: Path) -> None:
     memory, x = layer()
     wanted = gradients(memory, memory(x, memory.initial_state(1))[0])
