@@ -187,6 +187,7 @@ def test_the_operator_keeps_torch_s_rules(monkeypatch: pytest.MonkeyPatch) -> No
     torch.library.opcheck(torch.ops.titans_seq.memory_scan, leaves, test_utils=rules)
 
 
+@pytest.mark.soak
 def test_compiled_there_is_no_break_and_the_same_numbers() -> None:
     memory, x = layer()
     expected = memory(x, memory.initial_state(1))[0]
@@ -210,6 +211,7 @@ def test_autocast_changes_nothing_between_its_layers() -> None:
     assert torch.equal(inside, outside)
 
 
+@pytest.mark.soak
 def test_pieces_that_are_read_again_give_the_same_slopes() -> None:
     memory, x = layer()
     wanted = gradients(memory, memory(x, memory.initial_state(1))[0])
