@@ -78,7 +78,8 @@ def test_any_split_of_the_stream_is_one_pass(gates: str) -> None:
     compare(*made(small(**changes)), FLOAT32, cuts=(0, 5, 16, 17, 37))
 
 
-@pytest.mark.parametrize("learning", thinned([Momentum(), GradientDescent()]), ids=named)
+@pytest.mark.soak
+@pytest.mark.parametrize("learning", [Momentum(), GradientDescent()], ids=named)
 def test_memories_that_are_made_once_more_change_nothing(learning: Momentum | GradientDescent) -> None:
     case = small(learning=learning)
     ours, _ = made(case)
