@@ -13,6 +13,7 @@ import pytest
 from matplotlib.image import imread
 from scipy import stats
 
+from tests.conftest import thinned
 from titans_seq.anomalies import TAIL, tail_threshold
 from titans_seq.stream import Steps
 from titans_seq.stream import anomalies as walks
@@ -86,7 +87,7 @@ def scored(titans: Any, run: Path, table: Path, out: Path, *more: Any) -> tuple[
     return found, pl.read_csv(out)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", thinned(WAYS))
 def test_a_spike_is_flagged_and_ordinary_rows_are_not(
     titans: Any, table: Path, runs: dict[str, Path], tmp_path: Path, way: str
 ) -> None:
@@ -123,7 +124,7 @@ def test_scores_do_not_know_what_comes(
         np.testing.assert_allclose(part[name], whole[name].head(2 * 282), rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("way", ["window", "stream"])
+@pytest.mark.parametrize("way", thinned(["stream", "window"]))
 def test_a_stopped_search_goes_on(
     titans: Any, table: Path, runs: dict[str, Path], tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

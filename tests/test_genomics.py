@@ -130,8 +130,7 @@ def by_hand(model: SequenceModel, codes: list[np.ndarray], rule: str) -> list[np
     return np.split(np.concatenate(found), np.cumsum([len(record) for record in codes])[:-1])
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("rule", ["record", "never", "N:5", "every:50"])
+@pytest.mark.parametrize(("block", "rule"), thinned(product(BLOCKS, ["record", "never", "N:5", "every:50"]), 3))
 def test_the_memory_begins_anew_where_the_rule_says(block: str, rule: str) -> None:
     model, codes = make(BLOCKS[block]), records()
     expected = by_hand(model, codes, rule)

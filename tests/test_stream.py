@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def assert_alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
 KINDS = [*((block, "classification") for block in BLOCKS), ("mag", "language")]
 
 
-@pytest.mark.parametrize(("block", "task"), KINDS)
-@pytest.mark.parametrize(("size", "batch_size"), [(SIZE, 1), (SIZE, 3), (16, 64), (4096, 64)])
-def test_neither_batch_nor_block_size_matters(fasta: Path, block: str, task: str, size: int, batch_size: int) -> None:
+@pytest.mark.parametrize(("kind", "sizes"), thinned(product(KINDS, [(SIZE, 1), (SIZE, 3), (16, 64), (4096, 64)]), 3))
+def test_neither_batch_nor_block_size_matters(fasta: Path, kind: tuple[str, str], sizes: tuple[int, int]) -> None:
+    (block, task), (size, batch_size) = kind, sizes
     model = make(BLOCKS[block], TASKS[task])
     expected = rows(model, read_blocks(fasta, size=1_000_000), 1)  # each record alone, in one pass
     assert_alike(rows(model, read_blocks(fasta, size=size), batch_size), expected)

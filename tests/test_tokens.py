@@ -12,6 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from tests.conftest import thinned
 from titans_seq import genomics
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, AttentionOnly
@@ -178,7 +179,7 @@ def blocks(codes: list[np.ndarray], size: int) -> Iterator[Block]:
             yield Block(number, f"r{number}", start, record[start : start + size], start + size >= len(record))
 
 
-@pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda b: b.kind)
+@pytest.mark.parametrize("block", thinned(BLOCKS[1:]), ids=lambda b: b.kind)
 @every_kmers
 def test_streamed_records_are_what_one_pass_says(tokens: Kmers, block: Any) -> None:
     """Tracks, likelihoods and embeddings, in blocks of any whole words, side by side or alone."""

@@ -21,7 +21,7 @@ JOB |= {"threads": 1, "memory_limit": 2**33}
 
 def test_a_worker_answers_each_call() -> None:
     with watching() as watch, Worker(JOB) as process:
-        answers = [process.ask(watch, 60) for _ in range(2)]
+        answers = [process.ask(watch, 600) for _ in range(2)]
     for answer in answers:
         assert answer["seconds"] > 0 and 0 <= answer["growth"] < answer["peak"] < 2**33
     assert process.process.returncode == -signal.SIGKILL, "it lives no longer than its context"
@@ -29,12 +29,12 @@ def test_a_worker_answers_each_call() -> None:
 
 def test_a_subject_that_fails_says_why() -> None:
     with watching() as watch, Worker({**JOB, "heads": 3}) as process:
-        assert process.ask(watch, 60)["failed"].startswith("RuntimeError: ")
+        assert process.ask(watch, 600)["failed"].startswith("RuntimeError: ")
 
 
 def test_too_little_memory_is_told_as_that() -> None:
     with watching() as watch, Worker({**JOB, "memory_limit": 2**29, "tokens": 10**8}) as process:
-        assert process.ask(watch, 60)["failed"] == "out of memory, 0.5 GiB"
+        assert process.ask(watch, 600)["failed"] == "out of memory, 0.5 GiB"
 
 
 def test_a_call_that_takes_too_long_is_ended() -> None:
@@ -46,14 +46,14 @@ def test_a_call_that_takes_too_long_is_ended() -> None:
 def test_a_worker_that_was_killed_is_told_as_that() -> None:
     with watching() as watch, Worker(JOB) as process:
         process.process.kill()
-        assert process.ask(watch, 60)["failed"] == "killed, likely for want of memory"
+        assert process.ask(watch, 600)["failed"] == "killed, likely for want of memory"
 
 
 def test_a_signal_ends_the_worker() -> None:
     stopped = pytest.raises(Interrupted, match=r"Stopped by SIGTERM.*the same command goes on")
     with stopped, watching() as watch, Worker({**JOB, "tokens": 10**6}) as process:
         os.kill(os.getpid(), signal.SIGTERM)
-        process.ask(watch, 60)
+        process.ask(watch, 600)
     assert process.process.returncode == -signal.SIGKILL
 
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.conftest import thinned
 from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, load_pretrained, save_pretrained
 from titans_seq.forecast import Forecaster
@@ -103,7 +104,7 @@ def test_any_cut_of_a_stream_equals_one_pass() -> None:
         np.testing.assert_allclose(forecast(values[:cut], values[cut:]), forecast(values), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("way", ["last", "stream"])
+@pytest.mark.parametrize("way", thinned(["last", "stream"]))
 def test_a_channel_that_follows_another_is_forecast_by_attention_alone(way: str) -> None:
     """Noise a, and b that is a of H rows before, at a level that tells which it is: b's future is what a just was."""
 
