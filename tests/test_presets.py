@@ -120,6 +120,7 @@ SENSELESS: list[tuple[dict[str, Any], str]] = [
     ({"preset": "hgrn2", "retention": {"kind": "none"}}, "rate: complement makes keys of a decay by channel"),
     ({"preset": "hgrn2", "retention": {"by": "head"}}, "rate: complement makes keys of a decay by channel"),
     ({"preset": "hgrn2", "bias": {"kind": "l2"}}, "rate: complement .* under bias: dot_product"),
+    ({"preset": "hgrn2", "rope": True}, "rope turns queries and keys alike, and rate: complement"),
     ({"preset": "deltanet", "features": "plain"}, "needs keys of norm 1, features: unit"),
     ({"preset": "deltanet", "learning": {"rate": "one"}}, "rate: sigmoid or twice"),
     ({"preset": "gla", "gate_rank": None}, "a decay by channel needs gate_rank"),
@@ -300,10 +301,10 @@ def mamba2(layer: Any, x: Tensor) -> Reads:
 
 
 def hgrn2(layer: Any, x: Tensor) -> Reads:
-    """HGRN2, eq. 6: H_t = diag(f_t) H_{t-1} + (1 - f_t)ᵀ i_t, y = o_t H_t; f = σ(·), here without a lower bound."""
+    """HGRN2, eq. 6: H_t = diag(f_t) H_{t-1} + (1 - f_t)ᵀ i_t, y = o_t H_t; f = σ(·), no lower bound here; SiLU on o."""
     memory, forget = zeros(layer), low_rank(layer.decay.project, x, layer.heads).sigmoid()
     q, _, v = mixed(layer, x)
-    for o, i, f in zip(F.silu(q), F.silu(v), forget, strict=True):
+    for o, i, f in zip(F.silu(q), v, forget, strict=True):
         memory = f[..., None] * memory + outer(1 - f, i)
         yield ask(o, memory)
 
@@ -398,7 +399,8 @@ def ttt(layer: Any, x: Tensor) -> Reads:
         return k + norm * centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
     now = list(layer.initial)
-    rate = affine(layer.gates, x).sigmoid() / 16  # η_base σ(θ_lr x) over the mini-batch
+    base = 1.0 if len(now) == 1 else 0.1  # η_base of TTT-Linear and TTT-MLP
+    rate = base * affine(layer.gates, x).sigmoid() / 16  # η_base σ(θ_lr x) over the mini-batch
     q, k, v = (F.silu(part) for part in mixed(layer, x))
     for t in range(len(x)):
         if t % 16 == 0:
@@ -436,6 +438,7 @@ POINTS = {
         for rule in (linear_attention, retnet, gla, mamba2, hgrn2, deltanet, gated_deltanet, longhorn, deltaproduct)
     },
     "rwkv7": Point(rwkv7, {}),
+    "gated_deltanet_h1": Point(gated_deltanet, {}),
     "gated_deltanet_h2": Point(gated_deltanet, {}),
     "ttt_linear": Point(ttt, UNBOUNDED),
     "ttt_mlp": Point(ttt, UNBOUNDED),
@@ -445,6 +448,32 @@ POINTS = {
         {"learning": {"normalised": False, "step": 0.1}, "chunk_size": 1, "retention": {"towards": "zero"}},
     ),
 }
+
+
+def test_what_mamba2_reads_at_first_is_not_lost_in_the_norm() -> None:
+    """Its first steps are a thousandth to a tenth, so that the mean square of its first reads is about 1e-8."""
+    layer: Any = build_memory(64, 4, MemoryConfig.model_validate({"preset": "mamba2"}))
+    x = torch.randn(2, 8, 64)
+    given = torch.zeros(0)
+
+    def keep(module: Any, read: tuple[Tensor, ...]) -> None:
+        nonlocal given
+        (given,) = read
+
+    layer.out_gate.weight.data.zero_()
+    layer.out_gate.weight.data[:, 0] = 1  # a gate that is the same for all channels
+    layer.out.register_forward_pre_hook(keep)
+    layer(x, layer.initial_state(2))
+    sizes = (given / F.silu(x[..., :1])).unflatten(-1, (4, -1)).square().mean(-1).sqrt()
+    assert sizes.quantile(0.1) > 0.98 and sizes.max() < 1.001  # a query may be at right angles to the keys
+
+
+def test_a_memory_whose_norms_are_held_is_of_ordinary_size() -> None:
+    """Else an orthogonalised update, whose columns have norm 1, would push out all that was written before."""
+    layer: Any = build_memory(64, 4, MemoryConfig.model_validate({"preset": "lact"}))
+    for weight in layer.initial:
+        norms = weight.norm(dim=-2)
+        assert 0.4 < norms.min() and norms.max() < 1.7  # of 16 normal numbers of variance 1/16: 0.5 to 1.5
 
 
 def random_layer(config: MemoryConfig, width: int, heads: int) -> Any:
@@ -464,7 +493,7 @@ def test_a_named_point_is_its_paper_s_recurrence(name: str) -> None:
     with torch.no_grad():
         y, _ = layer(x[None], layer.initial_state(1))
         read = torch.stack(list(point.recurrence(layer, x)))
-        read = read / (read.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm
+        read = read / (read.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.norm
         expected = (read.flatten(1) * F.silu(x @ layer.out_gate.weight.T)) @ layer.out.weight.T
     assert y.shape == (1, 40, 16)
     assert (y[0] - expected).abs().max() < 1e-10 * expected.abs().max()

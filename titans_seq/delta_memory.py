@@ -51,7 +51,7 @@ class DecayGate(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """log w ≤ 0, and Δ > 0 (B, H, T) or None."""
         form = self.config.form
-        if form == "fixed":  # in float64, whatever x is: a long memory is the power of a number near 1
+        if form == "fixed":  # in float64, whatever x is: 1 - w of a long memory is small
             heads = torch.arange(self.heads, device=x.device, dtype=torch.float64)
             return torch.log1p(-(2 ** (-5 - heads)))[:, None].expand(len(x), -1, x.shape[1]), None
         z = in_full(self.project(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, 1 or d)
@@ -68,6 +68,8 @@ class DecayGate(nn.Module):
 class DeltaMemory(Memory):
     r"""Matrix memory that is zero at first and learns by an exact rule, (B, T, D) → (B, T, D): see `delta_scan`."""
 
+    eps = 1e-12  # Mamba-2's first steps are a thousandth, its first reads have a mean square of 1e-8
+
     def __init__(self, width: int, heads: int, config: MemoryConfig):
         super().__init__(width, heads, config, config.learning.keys)  # type: ignore[union-attr]
 
@@ -75,6 +77,7 @@ class DeltaMemory(Memory):
         """Gates of decay and rate."""
         rule: Any = config.learning
         heads, decay = self.heads, config.retention
+        self.values_as_projected = getattr(rule, "rate", None) == "complement"  # HGRN2's SiLU is of its queries alone
         self.decay = DecayGate(width, heads, decay, config.gate_rank) if isinstance(decay, Decay) else None
         rated = isinstance(rule, Implicit) or (isinstance(rule, Exact) and rule.rate in ("sigmoid", "twice"))
         self.rate = nn.Linear(width, heads * rule.keys) if rated else None

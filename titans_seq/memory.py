@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,8 @@ def must_fit_delta(c: MemoryConfig) -> None:
         raise ValueError("rate: step is what an exponential decay by head is made of; set retention so")
     if rate == "complement" and (decay is None or decay.by != "channel" or not hebbian):
         raise ValueError("rate: complement makes keys of a decay by channel, under bias: dot_product; set them so")
+    if rate == "complement" and c.rope:
+        raise ValueError("rope turns queries and keys alike, and rate: complement makes its keys of the decay")
     if not hebbian and rule.kind == "exact" and (rate not in ("sigmoid", "twice") or c.features != "unit"):
         raise ValueError(
             "bias: l2 with learning: exact is stable for β below 2 alone: it needs keys of norm 1, "
@@ -301,6 +303,9 @@ class Memory(nn.Module):
     any split of it.
     """
 
+    eps: ClassVar[float] = 1e-6  # of the mean square of what is read
+    values_as_projected = False  # where queries and keys have their SiLU
+
     def __init__(self, width: int, heads: int, config: MemoryConfig, keys: int = 1):
         super().__init__()
         self.heads, self.config, self.keys = heads, config, keys
@@ -347,9 +352,12 @@ class Memory(nn.Module):
     def _features(self, projected: Tensor, first: int, position: int) -> tuple[Tensor, Tensor]:
         """Of what was projected, (B, T, n, H, d): the ``first`` queries and keys as the memory meets them; the rest."""
         kind = self.config.features
-        if kind in ("unit", "silu"):
+        activated = kind in ("unit", "silu")
+        if activated and not self.values_as_projected:
             projected = F.silu(projected)
         mixed, rest = projected.split([first, projected.shape[2] - first], 2)
+        if activated and self.values_as_projected:
+            mixed = F.silu(mixed)
         if kind == "unit":
             mixed, _ = _Unit.apply(mixed)
         elif kind == "elu":
@@ -361,7 +369,7 @@ class Memory(nn.Module):
 
     def _finish(self, read: Tensor, x: Tensor) -> Tensor:
         """Normalise a read (B, H, T, d) per head, gate it by x (B, T, D), project: (B, T, D)."""
-        read = F.rms_norm(read, read.shape[-1:], eps=1e-6).transpose(1, 2) * self.norm.to(read.dtype)
+        read = F.rms_norm(read, read.shape[-1:], eps=self.eps).transpose(1, 2) * self.norm.to(read.dtype)
         return self.out(read.flatten(2).to(x.dtype) * F.silu(self.out_gate(x)))
 
     def forward(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
@@ -427,7 +435,8 @@ class NeuralMemory(Memory):
             nn.Parameter(torch.randn(heads, *size) / math.sqrt(size[0]))
             for size in config.structure.sizes(head_width, head_width)
         )
-        if not config.structure.norm:  # else it drowns in each read what a stream has written
+        # else it drowns in each read what a stream has written; but where its norm is held it would stay so small
+        if not (config.structure.norm or config.retention.holds_norms):
             self.initial[-1].data.mul_(0.1)
         for weight in self.initial:
             weight.data = config.retention.start(weight.data)

@@ -59,8 +59,8 @@ class Orthogonalised(Learning):
     update"), since what they write is known at its end; chunks are long, 512 tokens and more.
 
     The scale of θ cancels: θ in (0, 1) says how much a token counts beside the others, κ is the size of the step. LaCT
-    has θ = softplus(·), of each matrix its own, κ = 1, no forgetting, and rows held by `RowNorm`; its products here
-    are in float32, there in bfloat16.
+    has θ = softplus(·), of each matrix its own, κ = 1, no forgetting, rows held by `RowNorm`, and coefficients of its
+    own for each of the five steps; its products here are in float32, there in bfloat16.
     """
 
     kind: Literal["orthogonalised"] = "orthogonalised"
@@ -74,7 +74,7 @@ class Orthogonalised(Learning):
         return gate
 
     def move(self, update: Tensor) -> Tensor:
-        """κ times the update with its singular values moved to about 1 (0.68 to 1.13); nothing of no update."""
+        """κ times the update with its singular values moved to about 1 (0.68 to 1.2); nothing of no update."""
         a, b, c = NEWTON_SCHULZ
         wide = update.shape[-2] > update.shape[-1]
         x = update.mT if wide else update
@@ -108,7 +108,8 @@ class Implicit(MemoryChoice):
     r"""The implicit step: the token's loss at the memory after it, $M_t$, so that no β overshoots (`delta_scan`).
 
     $M_t$ is the least of $\lVert M - M_{t-1} \rVert_F^2 + \beta_t \lVert k_t M - v_t \rVert^2$, the delta rule with
-    $\beta_t / (1 + \beta_t \lVert k_t \rVert^2)$ (Longhorn, arXiv 2407.14207, theorem 3.1); β is a sigmoid, a head.
+    $\beta_t / (1 + \beta_t \lVert k_t \rVert^2)$ (Longhorn, arXiv 2407.14207, theorem 3.1); β is a sigmoid, a head
+    (Longhorn's own is one a channel of the values).
     """
 
     kind: Literal["implicit"] = "implicit"

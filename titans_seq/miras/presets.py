@@ -2,7 +2,8 @@
 
 A config names one (``memory: {preset: yaad}``, or for the block too ``backbone: {preset: yaad_h}``) and may override
 any field. What is resolved is written to ``config.json``, not the name. Where a model has more than its memory rule
-(Mamba-2's D skip, LaCT's SwiGLU memory, RWKV-7's token shift), that is not here: a preset is the rule in our block.
+(Mamba-2's D skip, HGRN2's lower bounds of the decay, LaCT's SwiGLU memory, RWKV-7's token shift and the tanh inside
+its decay), that is not here: a preset is the rule in our block. Longhorn's β is one a head, not of each channel.
 
 Where a paper's form does not last we keep ours, and name the difference: Titans and MIRAS forget towards the initial
 memory, not zero (``retention: {towards: zero}`` is as printed), and the step of Titans and TTT is normalised
@@ -36,8 +37,10 @@ _PLAIN: dict[str, Any] = {"structure": {"kind": "matrix"}, "features": "plain", 
 _HYBRID: dict[str, Any] = {"kind": "hybrid"}
 _DEEP = {"kind": "mlp", "depth": 2, "expansion": 4.0, "norm": True}  # x + LN(W GELU(W x)), MIRAS section 5.3
 # Steps as printed, not divided by what a token's Jacobian bears: under the norm that bound is an order too careful, so
-# that these memories, which forget, would hardly move, and it would cancel the δ of Yaad's slope. What bounds them is
-# their own: the norm, under which gradients shrink as weights grow, Yaad's δ, Memora's simplex.
+# that these memories, which forget, would hardly move, and it would cancel the δ of Yaad's slope. What bounds Yaad and
+# Memora is their own: δ, the simplex, and the norm, under which gradients shrink as weights grow. Moneta's slope grows
+# with the square of its error, faster than the norm shrinks it: values of a norm beyond some 20 overflow in a stream,
+# ten times what a layer makes at first (``learning: {normalised: true}`` bounds it too).
 _AS_PRINTED = {"kind": "gradient_descent", "normalised": False}
 _MIRAS_BLOCK = {"structure": _DEEP, "learning": _AS_PRINTED, "rope": True, "gate_rank": 32}
 # κ of Yaad, whose slope has norm δ√D beyond δ and which with 1 trains with gradients of norm 400, and of Memora, which
@@ -74,7 +77,10 @@ PRESETS: dict[str, Preset] = {
     "ttt_linear": Preset(
         _TTT | {"structure": {"kind": "mlp", "depth": 1, "norm": True}}, "TTT, arXiv 2407.04620, section 2.7"
     ),
-    "ttt_mlp": Preset(_TTT | {"structure": _DEEP}, "TTT, arXiv 2407.04620, section 2.7"),
+    "ttt_mlp": Preset(
+        _TTT | {"structure": _DEEP, "learning": {"kind": "gradient_descent", "step": 0.1}},
+        "TTT, arXiv 2407.04620, section 2.7",
+    ),
     "lact": Preset(
         {
             "structure": {"kind": "mlp", "depth": 2, "expansion": 1.0, "activation": "silu"},
@@ -93,7 +99,9 @@ PRESETS: dict[str, Preset] = {
         "RetNet, arXiv 2307.08621, eq. 6-8",
     ),
     "gla": Preset(
-        _PLAIN | _HEBB | {"retention": {"kind": "decay", "by": "channel", "form": "sigmoid"}, "gate_rank": 16},
+        _PLAIN
+        | _HEBB
+        | {"retention": {"kind": "decay", "by": "channel", "form": "sigmoid", "temperature": 16.0}, "gate_rank": 16},
         "GLA, arXiv 2312.06635, eq. 3",
     ),
     "mamba2": Preset(
@@ -117,7 +125,9 @@ PRESETS: dict[str, Preset] = {
         _DELTA | {"learning": {"kind": "exact", "rate": "sigmoid"}}, "DeltaNet, arXiv 2406.06484, eq. 3"
     ),
     "gated_deltanet": Preset(_GATED_DELTANET, "Gated DeltaNet, arXiv 2412.06464, eq. 10"),
-    "gated_deltanet_h2": Preset(_GATED_DELTANET, "Gated DeltaNet, arXiv 2412.06464, section 3.4", _HYBRID),
+    "gated_deltanet_h1": Preset(_GATED_DELTANET, "Gated DeltaNet, arXiv 2412.06464, section 3.4", _HYBRID),
+    # whose own paper stacks Mamba-2 in between too; Titans' tables have it as this
+    "gated_deltanet_h2": Preset(_GATED_DELTANET, "Gated DeltaNet and attention, Titans, section 5.2: as h1", _HYBRID),
     "longhorn": Preset(
         _DELTA | {"features": "silu", "learning": {"kind": "implicit"}}, "Longhorn, arXiv 2407.14207, theorem 3.1"
     ),

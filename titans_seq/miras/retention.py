@@ -37,6 +37,7 @@ class Retention(MemoryChoice):
 
     gated: ClassVar[bool] = False  # whether it has a global part, and so a forgetting gate α
     linear: ClassVar[bool] = False  # whether link is the identity
+    holds_norms: ClassVar[bool] = False  # whether weights keep the norms that they have at first
     accumulates: ClassVar[bool] = False  # whether A is carried over a chunk's end, else link(A)
     acts: ClassVar[str]  # where the non-linear part acts, for people
 
@@ -246,6 +247,7 @@ class RowNorm(Retention):
     """
 
     kind: Literal["row_norm"] = "row_norm"
+    holds_norms: ClassVar[bool] = True
     acts: ClassVar[str] = "at each chunk's end: each output's weights get their initial norm back"
 
     def link(self, carried: Tensor, initial: Tensor) -> Tensor:

@@ -15,7 +15,10 @@ def describe_presets() -> tuple[str, list[dict[str, Any]]]:
     rows = [_COLUMNS, *(tuple(row[column] for column in _COLUMNS) for row in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    said = "In a config: backbone: {preset: NAME}, or memory: {preset: NAME}; any field beside it comes over it."
+    said = (
+        "In a config: backbone: {preset: NAME}, or memory: {preset: NAME}; any field beside it comes over it.\n"
+        "What stands in no brackets is a default: forgetting is towards the initial memory, steps are normalised."
+    )
     return "\n".join([*lines, said]), found
 
 
