@@ -17,7 +17,7 @@ from titans_seq.data.record import LOWER, decode
 from titans_seq.data.regions import Regions
 from titans_seq.data.sources import SOURCES
 from titans_seq.data.subset import rows_in
-from titans_seq.data.windows import LabelledSequences, N
+from titans_seq.data.windows import LabelledSequences, N, reverse_complement
 from titans_seq.errors import InputError, TitansError, UsageError, warn
 from titans_seq.genomics import blocks_of, regions_for, tracks_of
 from titans_seq.job import data_of, dry, keep, load, reading_of
@@ -259,8 +259,14 @@ def _region_of_record(model: SequenceModel, items: LabelledSequences, both_stran
     output = model.of_both_strands(batch) if both_strands else model(batch)
     values, labels = task.tracks(output)[0].cpu().numpy(), task.target_tracks(items.targets[number])
     most = REGION // task.bin
-    tracks, observed = (dict(zip(task.track_names, part[:, :most], strict=True)) for part in (values, labels))
-    return _region(record.id, record.start or 0, task.bin, record.codes[:REGION], tracks, observed)
+    drawn, codes, start = [part[:, :most] for part in (values, labels)], record.codes[: most * task.bin], 0
+    if record.start is not None:
+        start = record.start
+        if record.strand == "-":  # positions are the genome's, and go up
+            start += len(record) - len(codes)
+            drawn, codes = [part[:, ::-1] for part in drawn], reverse_complement(codes)
+    tracks, observed = (dict(zip(task.track_names, part, strict=True)) for part in drawn)
+    return _region(record.id, start, task.bin, codes, tracks, observed)
 
 
 def _region(

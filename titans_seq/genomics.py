@@ -302,6 +302,11 @@ def _read(
     size = block_size(model.backbone.config, getattr(model.task, "bin", 1))
     sequence = reading_of(source).get("sequence")
     regions = WHOLE if is_fasta(file) else regions_for(source, reading.regions)
+    if kind is TrackFile and out.suffix in TrackFile.suffixes[:2] and regions.reference is not None:
+        raise UsageError(
+            f"{out}: a {out.suffix} stands in a genome's coordinates, and an interval is read as a record of its own, "
+            "along its strand. Write .parquet, which names the interval, or give the FASTA in the place of intervals."
+        )
 
     def records_of() -> Iterator[Block]:
         blocks = blocks_of(file, size, sequence, regions)

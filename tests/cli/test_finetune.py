@@ -150,6 +150,19 @@ def test_tracks_of_a_bigwig(titans: Any, tiny: Any, tmp_path: Path) -> None:
         "2": 10,
     }
     assert found["model"]["pearson"] > 0.5  # GC of the bin itself, on either strand
+    (tmp_path / "minus.bed").write_text("1\t40\t80\t.\t0\t-\n")
+    titans("genomics", "evaluate", tmp_path / "run", tmp_path / "minus.bed", "--quiet", *FEW)
+    kept = [json.loads(file.read_text()) for file in (tmp_path / "run").glob("evaluations/*.json")]
+    (region,) = [one["drawn"]["region"] for one in kept if "minus.bed" in one["path"]]
+    assert region["bases"] == genome["1"][40:80] and region["start"] == 40, "positions go up, so the strand is turned"
+    bins = [genome["1"][i : i + 4] for i in range(40, 80, 4)]
+    assert region["observed"]["predicted"] == [sum(base in "GC" for base in four) / 4 for four in bins]
+    told = titans(
+        *("genomics", "predict", tmp_path / "run", tmp_path / "t.bed", "--reference", tmp_path / "g.fa"),
+        *("--out", tmp_path / "p.bedgraph"),
+        code=2,
+    ).stderr
+    assert "an interval is read as a record of its own" in told and not (tmp_path / "p.bedgraph").exists()
     told = titans(*given, "--set", "task.bin=4", "--jitter", 5, "--overwrite", code=4).stderr
     assert "labels along the window, which cannot be moved" in told
 
