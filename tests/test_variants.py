@@ -486,6 +486,16 @@ def test_alleles_without_a_sequence_are_counted_once(run: Any) -> None:
     assert found[-1] == "REF_MATCH" and found[6].count(".,.,.;") == 1
 
 
+def test_rows_without_a_base_or_a_sequence_are_kept_and_left_unscored(run: Any) -> None:
+    alts = ["C<ctg1>", "<INS:ME>", ".[chr1:4[", "]chr1:4].", "C.", ".C"]
+    rows = [row("chr1", 0, "N", ".[chr2:4["), row("chr1", 0, "N", "C"), *(row("chr1", 30, alt=alt) for alt in alts)]
+    rows.append(row("chr1", 901, "N", "]chr2:4]."))  # the telomere behind the last base
+    told, found = run([*rows, row("chr1", 31)])
+    assert told.count("warning:") == 1
+    assert "are not scored: 6 breakends, 1 of N or IUPAC codes, 2 symbolic; first in line 3" in told
+    assert found[:-1] == ["REF_MATCH"] * len(rows) and found[-1].startswith("TITANS_LLR=")
+
+
 def test_unsorted_rows_stay_in_their_order(run: Any) -> None:
     rows = [row("chr2", 90), row("chr1", 700), row("chr1", 3), row("chr2", 10)]
     told, found = run(rows)
@@ -500,6 +510,8 @@ def test_unsorted_rows_stay_in_their_order(run: Any) -> None:
     [
         (row("chr1", 5).replace("chr1", "chr7"), "x.vcf: line 3 is on 'chr7', which "),
         (row("chr1", 5).replace("\t5\t", "\t901\t"), "x.vcf: line 3 is at 901, and its REF ends beyond 'chr1'"),
+        (row("chr1", 902, "N", "]chr2:4]."), "x.vcf: line 3 is at 902, and its REF ends beyond 'chr1'"),
+        (row("chr1", 901, "NN", "]chr2:4]."), "x.vcf: line 3 is at 901, and its REF ends beyond 'chr1'"),
         (row("chr1", 5).replace("\t5\t", "\tfive\t"), "line 3 has the POS 'five'"),
         ("chr1\t5", "line 3 has 2 columns"),
         (row("chr1", 5, alt="Q"), "line 3 has the ALT 'Q'"),

@@ -38,6 +38,23 @@ def test_every_human_name_means_one_of_every_other_scheme(wanted: list[str], kno
         ("chr", ["NZ_CP009072.1", "NZ_CP009073.1"], []),
         ("NZ_CP009072", ["NZ_CP009072.1", "NZ_CP009073.1"], ["NZ_CP009072.1"]),
         ("NC_001416.1", ["gi|9626243|ref|NC_001416.1|"], ["gi|9626243|ref|NC_001416.1|"]),
+        ("gi|9626243|ref|NC_001416.1|", ["ref|NC_001416.1|"], ["ref|NC_001416.1|"]),
+        ("gi|568815597|ref|NC_000001.11|", ["gi|1|gb|CM000663.2|", "chr2|arrow"], ["gi|1|gb|CM000663.2|"]),
+        ("chr1", ["gi|568815597|ref|NC_000001.11|"], ["gi|568815597|ref|NC_000001.11|"]),
+        ("tig1", ["tig1|arrow", "tig2|arrow"], ["tig1|arrow"]),
+        ("1|arrow", ["chr1", "chr2"], ["chr1"]),
+        ("lcl|tig1", ["tig1"], ["tig1"]),
+        ("gi|111|gb|CP1.1|", ["gi|222|gb|CP000002.1|"], []),  # an identifier's kind is no identifier
+        ("gi", ["gi|111|gb|CP1.1|"], []),
+        ("000009F|arrow", ["000000F|arrow"], []),
+        ("arrow", ["000000F|arrow"], []),
+        ("scaffold1|size1000", ["scaffold2|size1000"], []),
+        ("tig1|arrow", ["tig1|pilon"], []),
+        ("a|b|c", ["a|d|c"], []),
+        ("a|b|c", ["b", "c", "b|c"], []),
+        ("chr|2", ["chr|1"], []),  # no name of the only one
+        ("ENST00000000001.2|ENSG00000000003.1|", ["ENST00000000002.1|ENSG00000000003.1|"], []),  # of one gene
+        ("SRR123456|k141_5", ["SRR123456|k141_6"], []),  # of one run
         ("U00096.3 Escherichia coli", ["U00096.3"], ["U00096.3"]),
         ("chr1", ["01", "1"], ["01", "1"]),  # may be both
         ("U00096.2", ["U00096.3"], []),  # another version is another sequence
@@ -95,6 +112,15 @@ def test_names_of_several_files_get_the_first_that_means_the_same(first: list[st
     found = Aliases().alike([*first, *HUMAN, *UCSC, *REFSEQ, *GENBANK])
     for names in (HUMAN, UCSC, REFSEQ, GENBANK):
         assert [found[name] for name in names] == first
+
+
+def test_names_with_bars_of_several_files() -> None:
+    names = ["000000F|arrow", "000001F|arrow", "gi|111|gb|CP1.1|", "gi|222|gb|CP000002.1|", "gi", "arrow"]
+    again = ["000001F", "CP000002", "tig1", "tig1|arrow"]
+    found = Aliases().alike([*names, *again])
+    assert [found[name] for name in [*names, *again]] == [*names, names[1], names[3], "tig1", "tig1"]
+    many = [f"size1000|contig_{i}|arrow" for i in range(20_000)]
+    assert Aliases().alike(many) == dict(zip(many, many, strict=True))
 
 
 def test_names_alike_by_a_file_and_names_that_are_not(tmp_path: Path) -> None:

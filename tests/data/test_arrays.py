@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from titans_seq.data import arrays
 from titans_seq.data.arrays import EmbeddingFile, TrackFile
 from titans_seq.errors import EnvironmentFault, InputError
 
@@ -82,6 +83,22 @@ def test_a_bigwig_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no base has a value, and a bigWig cannot be empty"):
         file.finish()
     assert not (tmp_path / "out.bw").exists()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_bigwig_of_too_many_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    tools = pytest.importorskip("pybigtools")
+    assert arrays.MOST_IN_BIGWIG == 2**16 - 1
+    monkeypatch.setattr(arrays, "MOST_IN_BIGWIG", most)
+    if most == 2:  # of the four records two have a value
+        write(tmp_path / "out.bw")
+        with tools.open(str(tmp_path / "out.bw")) as file:
+            assert len(file.chroms()) == 2
+        return
+    says = r"out\.bw: 2 records have values, and a bigWig holds 1 at most\. Write \.bedgraph or \.parquet"
+    with pytest.raises(InputError, match=says):
+        write(tmp_path / "out.bw")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.bw.part"]
 
 
 def test_without_its_library_a_bigwig_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

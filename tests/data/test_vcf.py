@@ -57,13 +57,21 @@ def test_samples_are_columns_too(tmp_path: Path) -> None:
         (HEAD + ROW + "chr1\t8\tx", "line 4 has 3 columns, and the header 8.*was the line cut off"),
         (HEAD + ROW.replace("chr1", ""), "line 3 has no CHROM"),
         (HEAD + ROW.replace("7", "x"), "line 3 has the POS 'x'"),
-        (HEAD + ROW.replace("7", "0"), "line 3 has the POS '0', which is no place. Places are counted from 1"),
+        (
+            HEAD + ROW.replace("7", "0"),
+            "line 3 has the POS '0', which is no place of a base: it is the telomere. Places",
+        ),
+        (HEAD + ROW.replace("7", "00"), "line 3 has the POS '00', which is no place. Places are counted from 1"),
         (HEAD + ROW.replace("7", "-7"), "line 3 has the POS '-7'"),
         (HEAD + ROW.replace("A\tC", "E\tC"), "line 3 has the REF 'E', which is no allele"),
         (HEAD + ROW.replace("A\tC", ".\tC"), "line 3 has the REF '.', which is no allele"),
         (HEAD + ROW.replace("A\tC", "<DEL>\tC"), "line 3 has the REF '<DEL>', which is no allele"),
         (HEAD + ROW.replace("C,AT", "C,"), "line 3 has the ALT '', which is no allele"),
         (HEAD + ROW.replace("C,AT", "C/T"), "line 3 has the ALT 'C/T', which is no allele"),
+        *(
+            (HEAD + ROW.replace("C,AT", alt), "line 3 has the ALT .* which is no allele")
+            for alt in ("C<", "C<>", "C<a", "<a>>", "..[1:4[", ".[1:4", ".[1:4[.x", "[]", "..", ".C.", "x<ctg1>")
+        ),
     ],
 )
 def test_what_is_no_vcf_is_told_by_line(tmp_path: Path, data: str | bytes, says: str) -> None:
@@ -80,7 +88,13 @@ def test_what_is_no_vcf_is_told_by_line(tmp_path: Path, data: str | bytes, says:
         ("*", "overlapping deletions (*)"),
         ("<DEL:ME>", "symbolic"),
         ("<*>", "symbolic"),
+        ("<INS:ME>", "symbolic"),
+        ("C<ctg1>", "symbolic"),
         ("G]17:198982]", "breakends"),
+        (".[chr1:4[", "breakends"),
+        ("]chr1:4].", "breakends"),
+        ("C[<ctg1>:7[", "breakends"),
+        (".TGCA", "breakends"),
         ("]13:123456]T", "breakends"),
         ("C.", "breakends"),
         (".", "missing (.)"),
@@ -88,6 +102,12 @@ def test_what_is_no_vcf_is_told_by_line(tmp_path: Path, data: str | bytes, says:
 )
 def test_alleles_without_a_known_sequence(allele: str, kind: str | None) -> None:
     assert unscorable(allele) == kind
+
+
+@pytest.mark.parametrize(("ref", "alt"), [("N", ".[13:123457["), ("N", "C"), ("A", "<DEL>")])
+def test_before_the_first_base_is_the_telomere(tmp_path: Path, ref: str, alt: str) -> None:
+    _, (variant,) = read(tmp_path, HEAD + f"chr1\t0\t.\t{ref}\t{alt}\t.\tPASS\t.\n")
+    assert variant[2:] == ("chr1", -1, ref, (alt,))
 
 
 def test_a_line_keeps_what_it_had_and_gets_its_scores(tmp_path: Path) -> None:

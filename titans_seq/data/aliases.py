@@ -17,6 +17,11 @@ _MITOCHONDRION = ("m", "mt", "mito", "mitochondrion", "mtdna")
 _PREFIX = re.compile(r"(?:chromosome|chrom|chr)[_ ]?")
 _ACCESSION = re.compile(r"([A-Z]{1,2}_?[A-Z]{0,4}\d{5,})(?:\.(\d+))?")
 
+# What NCBI writes before an identifier, and never is one; ``lcl`` stands before any name.
+_TAG = re.compile(r"bbm|bbs|dbj|emb|gb|gi|gim|gnl|lcl|pat|pdb|pir|prf|ref|sp|tp[deg]|tr")
+# Accessions of genes and transcripts, runs, projects and samples, each of which many records share.
+_SHARED = re.compile(r"ENS|[DES]RR|PRJ|SAM")
+
 
 def _numbered(prefix: str, first: int, species: str, names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {f"{prefix}{number:06}": (species, name) for number, name in enumerate(names, start=first)}
@@ -69,11 +74,39 @@ def _read(word: str) -> _Name:
     return _Name(bare.lstrip("0") or bare if bare.isdigit() else bare)
 
 
+class _Meanings(NamedTuple):
+    """What the first word of a name says of chromosomes."""
+
+    whole: tuple[_Name, ...]  # one, or none of no name
+    sure: tuple[_Name, ...]  # that, and the accessions between its |
+    first: tuple[_Name, ...]  # what stands before them: ``tig1`` of ``tig1|arrow``, which no other part can stand for
+
+    def agree(self, other: "_Meanings") -> bool:
+        """Whether both may name one chromosome."""
+        pairs = ((self.sure, other.sure), (self.first, other.whole), (self.whole, other.first))
+        return any(a.agrees(b) for ours, theirs in pairs for a in ours for b in theirs)
+
+    def said(self) -> list[tuple[str, ...]]:
+        """Of two names that agree, one has said what the other has `sought`."""
+        kinds = (("sure", self.sure), ("whole", self.whole), ("first", self.first))
+        return [(kind, *part) for kind, names in kinds for name in names for part in name.parts()]
+
+    def sought(self) -> list[tuple[str, ...]]:
+        """See `said`."""
+        return self._replace(whole=self.first, first=self.whole).said()
+
+
 @lru_cache(maxsize=1 << 16)
-def _meanings(name: str) -> list[_Name]:
-    """What the first word of a name says, and each part of it, as in ``gi|9626243|ref|NC_001416.1|``."""
-    word = (name.split() or [""])[0]
-    return [_read(part) for part in dict.fromkeys([word, *word.split("|")]) if part]
+def _meanings(name: str) -> _Meanings:
+    word = (name.split() or [""])[0].removeprefix("lcl|").strip("|")
+    if not word:
+        return _Meanings((), (), ())
+    whole = (_read(word),)
+    first, *others = word.split("|")
+    if not others:
+        return _Meanings(whole, whole, ())
+    accessions = (_read(part) for part in (first, *others) if _ACCESSION.fullmatch(part) and not _SHARED.match(part))
+    return _Meanings(whole, (*whole, *accessions), () if _TAG.fullmatch(first) else (_read(first),))
 
 
 class Aliases:
@@ -125,8 +158,8 @@ class Aliases:
         if listed := [other for other in there if other in self._members.get(name, ())]:
             return listed
         meanings = _meanings(name)
-        usual = [other for other in there if any(a.agrees(b) for a in meanings for b in _meanings(other))]
-        if not usual and len(there) == 1 and any(meaning.bare == "" and not meaning.stem for meaning in meanings):
+        usual = [other for other in there if meanings.agree(_meanings(other))]
+        if not usual and len(there) == 1 and any(meaning.bare == "" and not meaning.stem for meaning in meanings.whole):
             return there
         return usual
 
@@ -137,11 +170,11 @@ class Aliases:
         for name in names:
             if name in found:
                 continue
-            keys = [("file", str(number)) for number, group in enumerate(self.groups) if name in group]
-            keys += [key for meaning in _meanings(name) for key in meaning.parts()]
-            there = dict.fromkeys(other for key in keys for other in known.get(key, ()))
+            meanings = _meanings(name)
+            files = [("file", str(number)) for number, group in enumerate(self.groups) if name in group]
+            there = dict.fromkeys(other for key in [*files, *meanings.sought()] for other in known.get(key, ()))
             found[name] = next(iter(self.find(name, there)), name)
-            for key in keys if found[name] == name else ():
+            for key in [*files, *meanings.said()] if found[name] == name else ():
                 known.setdefault(key, []).append(name)
         return found
 

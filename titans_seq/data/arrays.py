@@ -18,6 +18,7 @@ from titans_seq.data.write import PartFile, Row, shown_controls
 from titans_seq.errors import EnvironmentFault, InputError, NumericFault
 
 AT_ONCE = 1 << 18  # numbers that become a piece of a Parquet file together
+MOST_IN_BIGWIG = (1 << 16) - 1  # records: its format counts them in 16 bits, and the library does not look
 
 
 class ArrayFile(PartFile):
@@ -122,6 +123,8 @@ class TrackFile(ArrayFile):
         lengths: dict[str, int] = {}
         for row in self.rows(arrays=False):
             lengths[shown_controls(row["chrom"])] = row["start"] + row["values"][1]
+        if len(lengths) > MOST_IN_BIGWIG:
+            self._must_fit_a_bigwig()
         count = 0
 
         def intervals() -> Iterator[tuple[str, int, int, float]]:
@@ -134,6 +137,15 @@ class TrackFile(ArrayFile):
 
         tools.open(str(draft), "w").write({name: size for name, size in lengths.items() if size}, intervals())
         return count
+
+    def _must_fit_a_bigwig(self) -> None:
+        """Refuse more records than a bigWig can hold; one without a value takes no room in it."""
+        valued = {shown_controls(row["chrom"]) for row in self.rows() if len(self._intervals(row)[0])}
+        if len(valued) > MOST_IN_BIGWIG:
+            raise InputError(
+                f"{self.out}: {len(valued):,} records have values, and a bigWig holds {MOST_IN_BIGWIG:,} at most. "
+                "Write .bedgraph or .parquet."
+            )
 
 
 def bigwig_tools() -> Any:

@@ -127,7 +127,8 @@ class CheckedVcf:
     def _matches(self, variant: Variant, ref: np.ndarray) -> bool:
         """Whether REF, codes (R,), is what the genome has; N on either side contradicts nothing."""
         chrom, end = self._names[variant.chrom], variant.start + len(ref)
-        if end > self.genome.lengths[chrom]:
+        telomere = variant.start == self.genome.lengths[chrom] and len(ref) == 1  # VCF counts it as a place
+        if end > self.genome.lengths[chrom] and not (telomere and all(_kind(variant.ref, alt) for alt in variant.alts)):
             raise InputError(
                 f"{shown(self.path)}: line {variant.line:,} is at {variant.start + 1:,}, and its REF ends beyond "
                 f"{quoted(variant.chrom)}, which has {self.genome.lengths[chrom]:,} bases in {self.genome.name}. "

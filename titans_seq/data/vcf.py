@@ -20,20 +20,22 @@ COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")
 MATCH = "REF_MATCH"  # the flag of lines whose REF stands in the genome
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_PLACE = re.compile(r"[1-9][0-9]{0,14}")
+_PLACE = re.compile(r"0|[1-9][0-9]{0,14}")
 _KNOWN = re.compile(r"[ACGT]+", re.IGNORECASE)
 _KINDS = {  # alleles that are no known sequence
     "of N or IUPAC codes": re.compile(rf"[ACGTN{IUPAC}]+", re.IGNORECASE),
     "overlapping deletions (*)": re.compile(r"\*"),
-    "symbolic": re.compile(r"<[^<>\s]+>"),
-    "breakends": re.compile(r"[ACGTN]*[\[\]][^\[\]\s]+[\[\]][ACGTN]*|\.[ACGTN]+|[ACGTN]+\.", re.IGNORECASE),
+    "symbolic": re.compile(r"[ACGTN]*<[^<>\s]+>", re.IGNORECASE),  # behind bases: a contig that is inserted there
+    "breakends": re.compile(  # with a . where there is no base: beyond an end of the chromosome, or without a mate
+        r"(?:[ACGTN]*|\.)[\[\]][^\[\]\s]+[\[\]](?:[ACGTN]*|\.)|\.[ACGTN]+|[ACGTN]+\.", re.IGNORECASE
+    ),
     "missing (.)": re.compile(r"\."),
 }
 _BLOCK = 0xFF00  # bytes of text in a block of BGZF
 
 
 class Variant(NamedTuple):
-    """One line of a VCF; ``start`` is 0-based."""
+    """One line of a VCF; ``start`` is 0-based, and -1 at the telomere before the first base."""
 
     line: int  # counted from 1
     fields: tuple[str, ...]  # as they stand
@@ -102,6 +104,10 @@ def _variant(number: int, line: bytes, width: int, name: str) -> Variant:
             f"{where} has the {column} {quoted(error.args[0])}, which is no allele. An allele is of A, C, G, T and N"
             f"{'' if column == 'REF' else ', or *, <NAME>, a breakend or .'}."
         ) from None
+    if place == "0" and None in map(unscorable, alts) and unscorable(ref) is None:
+        raise InputError(
+            f"{where} has the POS '0', which is no place of a base: it is the telomere. Places are counted from 1."
+        )
     return Variant(number, fields, chrom, int(place) - 1, ref, alts)
 
 
