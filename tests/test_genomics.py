@@ -335,8 +335,11 @@ def test_surprise_changes_no_prediction() -> None:
         np.testing.assert_array_equal(ours[0], theirs[0])
 
 
-def test_an_attention_only_model_has_no_surprise(tmp_path: Path) -> None:
-    save_pretrained(make(AttentionOnly(window=8)), tmp_path / "model")
+@pytest.mark.parametrize("by", ["attention", "gates by chunk"])
+def test_a_model_without_a_memory_whose_surprise_is_known(tmp_path: Path, by: str) -> None:
+    chunks = MemoryConfig(chunk_size=16, gates="chunk", read="start")
+    model = make(AttentionOnly(window=8)) if by == "attention" else make(LMM(), memory=chunks)
+    save_pretrained(model, tmp_path / "model")
     write_fasta(tmp_path / "x.fa", records())
     given = str(tmp_path / "model"), str(tmp_path / "x.fa")
     with pytest.raises(UsageError, match="has no memory whose surprise is recorded"):

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titans_seq import resources
+from titans_seq.backbone import BackboneConfig
+from titans_seq.blocks import MAC
 from titans_seq.errors import ConfigError
+from titans_seq.memory import MemoryConfig
 from titans_seq.recipe import Recipe, build, differences, load_backbone_config, load_recipe, read_yaml
 
 DATA: dict[str, dict[str, Any]] = {
@@ -91,6 +94,21 @@ def test_settings_reach_any_key() -> None:
     assert made.backbone.block.kind == "lmm" and made.backbone.width == 96, "a named config is only changed"
     assert made.training.steps == 5 and made.task.classes == ("a", "b") and made.data.label == "y"
     assert build(recipe(), ["backbone=dna_tiny", "backbone.depth=1"]).backbone.width == 96, "nor is one that is set"
+
+
+def test_a_preset_that_is_set_comes_over_what_the_config_has() -> None:
+    def made(*sets: str) -> BackboneConfig:
+        return build(recipe() | {"backbone": "dna_tiny"}, sets).backbone
+
+    for name in ("lmm", "mac", "yaad", "gla"):
+        ours, plain = made(f"backbone.preset={name}"), BackboneConfig.model_validate({"preset": name})
+        assert ours.block == plain.block and ours.width == made().width, name
+        assert (ours.memory.structure, ours.memory.bias) == (plain.memory.structure, plain.memory.bias), name
+        assert ours.memory.learning == plain.memory.learning and ours.memory.chunk_size == made().memory.chunk_size
+    memory = made("backbone.memory.preset=ttt_mlp").memory
+    assert memory == MemoryConfig.model_validate({"preset": "ttt_mlp"})
+    later = made("backbone.preset=mac", "backbone.memory.structure={kind: matrix}", "backbone.block.segment=32")
+    assert later.memory.structure.kind == "matrix" and later.block == MAC(segment=32)
 
 
 @pytest.mark.parametrize(

@@ -232,8 +232,8 @@ def score(source: str, path: str, out: Path, *, tracks: Sequence[str] = (), **op
         wanted = tuple(tracks) or tracks_of(model, out)
         if "surprise" in wanted and "surprise" not in tracks_of(model):
             raise UsageError(
-                f"{source} has no memory whose surprise is recorded, but attention or an exact matrix memory. "
-                "Give --track loglik or entropy."
+                f"{source} has no memory whose surprise is recorded, but attention, an exact matrix memory or gates by "
+                "chunk. Give --track loglik or entropy."
             )
         return _Job(
             lambda blocks, point: track_steps(
@@ -249,7 +249,7 @@ def tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]:
     """Tracks that a model has, or those of them that a file gets by itself."""
     if out is not None and out.suffix != ".parquet":
         return TRACKS[:1]
-    has_memory = any(isinstance(module, NeuralMemory) for module in model.modules())
+    has_memory = any(isinstance(part, NeuralMemory) and part.config.gates == "token" for part in model.modules())
     return tuple(track for track in TRACKS if has_memory or track != "surprise")
 
 

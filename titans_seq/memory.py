@@ -226,9 +226,14 @@ def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
 
     One list a memory, in the order of the blocks, which gains a tensor a call. A surprise is taken at the memory
     that the token met, the start of its chunk; it is the Frobenius norm over all layers of a memory, a head
-    (Titans, section 3.1: the momentary surprise without its weight θ).
+    (Titans, section 3.1: the momentary surprise without its weight θ). Left out are memories with gates by chunk, which
+    read only whole chunks, and of models that read from both ends those that read back, for which the last is first.
     """
-    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
+    memories = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, NeuralMemory) and module.config.gates == "token" and ".back." not in f".{name}"
+    ]
     for memory in memories:
         memory.surprise = []
     try:

@@ -14,6 +14,7 @@ from titans_seq.data.sources import Source
 from titans_seq.embedding import Kmers, Nucleotides, Patches
 from titans_seq.errors import ConfigError
 from titans_seq.miras.choice import Choice
+from titans_seq.miras.presets import PRESETS, Preset
 from titans_seq.resources import Kind, data_file, find
 from titans_seq.tasks import Task
 from titans_seq.training.config import Training
@@ -198,7 +199,20 @@ def _set(content: dict[str, Any], setting: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"--set {setting}: {at} holds a value, not a mapping.")
         at = part
-    place[at] = read_yaml(f"value: {value}", f"--set {setting}")["value"]
+    found = read_yaml(f"value: {value}", f"--set {setting}")["value"]
+    if at == "preset" and found in tuple(PRESETS):
+        _make_room(place, key, PRESETS[found])
+    place[at] = found
+
+
+def _make_room(place: dict[str, Any], key: str, preset: Preset) -> None:
+    """Take out what a preset decides, since a field beside it comes over it, and of two settings the later holds."""
+    memory = place
+    if key.endswith("backbone.preset"):
+        place.pop("block", None)
+        memory = place.get("memory", {})
+    for field in preset.memory if isinstance(memory, dict) else ():
+        memory.pop(field, None)
 
 
 def _named(content: dict[str, Any], recipe: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The verb train, of both fields: a recipe carried out into a run folder, on one device or several."""
 
+import math
 import platform
 import shutil
 import sys
@@ -19,7 +20,7 @@ from titans_seq.checkpoint import (
     load_config,
     save_pretrained,
 )
-from titans_seq.data.windows import Items
+from titans_seq.data.windows import Items, LabelledSequences
 from titans_seq.embedding import Patches
 from titans_seq.errors import ConfigError, InputError, UsageError, warn
 from titans_seq.files import (
@@ -187,7 +188,9 @@ def train_seeds(
         runs = {name: _told(train(one, out / name, resume=resume, **options)) for name, one in each.items()}
         scores = {name: run["validation"] for name, run in runs.items()}
         monitor, sign = load_config(str(out / next(iter(runs))))[2].monitor
-        best = max(scores, key=lambda name: sign * scores[name][monitor])
+        best = max(
+            scores, key=lambda name: -math.inf if math.isnan(scores[name][monitor]) else sign * scores[name][monitor]
+        )
         with whole_folder(out / "model") as draft:
             shutil.copytree(out / best / "model", draft, dirs_exist_ok=True)
         write_text(out / "recipe.yaml", each[best].text())
@@ -238,6 +241,11 @@ def _plan(recipe: Recipe, device: str) -> _Plan:
     backbone = recipe.backbone.model_copy(update={"embedding": task.embedding(recipe.backbone.embedding)})
     count = parameters(backbone, task)
     must_fit(count, 4, "the backbone")
+    if not backbone.padded and recipe.training.batch_size > 1 and _ragged(training):
+        warn(
+            "MAC as printed (mode: paper) reads what pads the shorter sequences of a batch, in training alone. "
+            "Set training.batch_size=1, or give sequences of one length."
+        )
     if recipe.start_from:
         check_backbone(backbone, recipe.start_from)
         _must_train_what_is_new(recipe, backbone)
@@ -251,6 +259,10 @@ def _plan(recipe: Recipe, device: str) -> _Plan:
         "weights_and_optimizer_bytes": 16 * count,
     }
     return _Plan(backbone, task, training, validation, facts)
+
+
+def _ragged(items: Items) -> bool:
+    return isinstance(items, LabelledSequences) and len({len(record) for record in items.records}) > 1
 
 
 def _must_train_what_is_new(recipe: Recipe, backbone: BackboneConfig) -> None:

@@ -197,6 +197,23 @@ def test_one_estimator_trains_twice_and_keeps_its_callbacks() -> None:
     assert ours.train_from(one, [entry(hours)]).model.task.channels == ("y",)
 
 
+@pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_epochs": 9, "max_steps": 4}])
+def test_the_rate_falls_over_the_steps_that_are_taken(limits: dict[str, int]) -> None:
+    """Batches that are accumulated are one step: 2 of the 4 of an epoch."""
+    from lightning.pytorch.callbacks import Callback
+
+    rates = []
+
+    class Noted(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    given = ONCE | limits | {"accumulate_grad_batches": 2, "callbacks": [Noted()]}
+    estimator(trainer_kwargs=given, num_batches_per_epoch=4).train([entry(np.sin(np.arange(80) / 4))])
+    training = Training()
+    assert len(rates) == 8 and rates[-1] == pytest.approx(training.rate(4, 4) / training.learning_rate * 3e-3)
+
+
 def test_channels_that_attend_to_each_other_are_trained() -> None:
     ours = estimator(task={**SIZE, "mixing": "attention"}, num_batches_per_epoch=2)
     own, one, other = np.sin(np.arange(80) / 4), np.cos(np.arange(80) / 4), np.cos(np.arange(80))
@@ -306,6 +323,7 @@ def test_data_without_a_whole_window_are_refused() -> None:
         ({"backbone": {"width": 7}}, "width 7 must be a multiple"),
         ({"backbone": {**BACKBONE, "direction": "both"}, "task": {"reads": "stream", "patch": 6}}, "causal backbone"),
         ({"backbone": "series_tyni"}, "Did you mean series_tiny"),
+        ({"lr": -1.0}, "learning_rate: input should be greater than 0"),
     ],
 )
 def test_a_bad_setting_is_told(options: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from forecasters import H, L, P, hourly
 from titans_seq.checkpoint import SequenceModel, load_pretrained
 from titans_seq.data.record import Series
 from titans_seq.data.series import timed
+from titans_seq.export import example
 from titans_seq.forecast import Forecaster
 from titans_seq.tasks.forecasting import Covariates
 
@@ -49,6 +50,10 @@ def windows(B: int = 2) -> dict[str, torch.Tensor]:
         "past_only": drawn(B, L, PAST),
         "static": drawn(B, S),
     }
+
+
+def test_an_exported_window_names_all_that_is_read() -> None:
+    assert set(example(make("window").float(), L)) == {"past", "observed", "known", "past_only", "static"}
 
 
 @every_form

@@ -108,6 +108,14 @@ def test_correlations_and_errors(shift: float) -> None:
     assert scores.mae_of(sums) == pytest.approx(metrics.mean_absolute_error(y, f), abs=1e-12)
 
 
+def test_a_column_that_nothing_is_known_of_is_not_in_the_means() -> None:
+    known = scores.moments(np.array([1.0, 3.0]), np.array([2.0, 5.0])).sum(0)
+    found = scores.errors(np.stack([known, np.zeros_like(known)]), [2.0, 1.0], ["a", "b"])
+    assert (found["scaled_mse"], found["mse"], found["mae"]) == (2.5, 10.0, 3.0)
+    assert found["mse_a"] == 10.0 and np.isnan(found["mse_b"])
+    assert np.isnan(scores.errors(np.zeros_like(known)[None], [1.0], ["a"])["scaled_mse"])
+
+
 def test_what_is_constant_has_no_correlation() -> None:
     value, same = np.array([1.0, 2.0, 4.0]), np.full(3, 0.1)
     assert np.isnan(scores.pearson(value, same, np.ones(3))) and np.isnan(scores.spearman(same, value, np.ones(3)))

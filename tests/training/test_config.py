@@ -3,6 +3,7 @@
 import pytest
 
 from titans_seq.backbone import Backbone, BackboneConfig
+from titans_seq.miras.presets import PRESETS
 from titans_seq.training.config import Training
 from titans_seq.training.optimizer import optimizer
 
@@ -18,6 +19,11 @@ def test_the_rate_rises_and_falls_as_a_cosine() -> None:
 def test_only_matrices_of_weights_decay() -> None:
     model = Backbone(BackboneConfig(width=16, heads=2))
     model.embedding.weight.requires_grad_(False)
+    for name in PRESETS:
+        other = Backbone(BackboneConfig.model_validate({"preset": name, "width": 16, "heads": 2}))
+        sizes = {id(p): name for name, p in other.named_parameters()}
+        decayed = optimizer(other, Training()).param_groups[0]["params"]
+        assert all(sizes[id(p)].endswith("weight") and p.ndim == 2 for p in decayed), name
     decayed, free = optimizer(model, Training(weight_decay=0.3)).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}

@@ -91,6 +91,9 @@ class _Keys(dict[str, Tensor]):
         self.read[name] = None
         return super().__getitem__(name)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 (that would be this)
+
 
 def example(model: SequenceModel, length: int, batch: int = 2) -> dict[str, Tensor]:
     """A batch of random windows with the parts that the forward pass reads.

@@ -1,5 +1,6 @@
 """`TitansEstimator`: our backbones and forecast heads, trained as GluonTS trains."""
 
+import math
 from collections.abc import Iterable
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,9 +72,11 @@ class TitansModule(L.LightningModule):
         """Our AdamW, its rate with warm-up and cosine decay over the steps, where their number is known."""
         config, trainer = self.training_config, self.trainer
         adam = optimizer(self.model, config)
-        steps = trainer.max_steps if trainer.max_steps > 0 else (trainer.max_epochs or 0) * self.batches_per_epoch
-        if steps <= 0:
+        each = math.ceil(self.batches_per_epoch / trainer.accumulate_grad_batches)
+        limits = [steps for steps in (trainer.max_steps, (trainer.max_epochs or 0) * each) if steps > 0]
+        if not limits:
             return adam
+        steps = min(limits)
         rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: config.rate(step, steps) / config.learning_rate)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
@@ -115,7 +118,10 @@ class TitansEstimator(PyTorchLightningEstimator):
         num_batches_per_epoch: int = 50,
         trainer_kwargs: dict[str, Any] = {},  # noqa: B006
     ) -> None:
-        self.training = Training(learning_rate=lr, weight_decay=weight_decay, batch_size=batch_size)
+        try:
+            self.training = Training(learning_rate=lr, weight_decay=weight_decay, batch_size=batch_size)
+        except ValidationError as error:
+            raise ConfigError(f"TitansEstimator: {explain(error)}.") from None
         default = {"max_epochs": 100, "gradient_clip_val": self.training.clip}
         super().__init__(trainer_kwargs={**default, **trainer_kwargs})
         self.prediction_length = prediction_length

@@ -163,7 +163,8 @@ def mae_of(sums: Array) -> float:
 def errors(sums: Array, scale: Sequence[float], names: Sequence[str]) -> dict[str, float]:
     """MSE and MAE of columns in their own unit, and ``scaled_mse`` in training scale; of several columns the means.
 
-    Of several columns each one's stand beside, since the means add up what may have different units.
+    Of several columns each one's stand beside, since the means add up what may have different units. A column without
+    a value that is known is NaN, and not in the means.
 
     Args:
         sums: (K, 7) of `moments` of numbers in training scale.
@@ -172,7 +173,12 @@ def errors(sums: Array, scale: Sequence[float], names: Sequence[str]) -> dict[st
     """
     scaled = np.array([mse_of(one) for one in sums])
     own = {"mse": scaled * np.square(scale), "mae": np.array([mae_of(one) for one in sums]) * scale}
-    found = {**{error: float(values.mean()) for error, values in own.items()}, "scaled_mse": float(scaled.mean())}
+    there = ~np.isnan(scaled)
+
+    def among(values: Array) -> float:
+        return float(values[there].mean()) if there.any() else float("nan")
+
+    found = {**{error: among(values) for error, values in own.items()}, "scaled_mse": among(scaled)}
     if len(names) > 1:
         found |= {f"{error}_{n}": float(v) for error, values in own.items() for n, v in zip(names, values, strict=True)}
     return found

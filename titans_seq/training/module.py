@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.windows import Items
-from titans_seq.errors import ModelError, NumericFault
+from titans_seq.errors import ModelError, NumericFault, warn
 from titans_seq.memory import Memory, NeuralMemory
 from titans_seq.progress import Progress
 from titans_seq.signals import Watch, watching
@@ -166,7 +166,10 @@ class SequenceModule(L.LightningModule):
                 scores = evaluate(self.model, self.validation, size, world=self.world)
         except NumericFault as fault:
             raise self._fault(f"Validation: {fault}", self.step) from None
-        better = not self.best or self.sign * (scores[self.name] - self.best[self.name]) > 0
+        score, least = scores[self.name], self.best.get(self.name, math.nan)
+        if math.isnan(score) and not self.best:
+            warn(f"{self.run}: {self.name} of the validation items is no number, so that the last weights are kept.")
+        better = math.isnan(least) or self.sign * (score - least) > 0
         self.since_best = 0 if better else self.since_best + 1
         if better:
             self.best = {"step": float(self.step), **scores}
@@ -265,6 +268,9 @@ def fit(
             _trainer(module, config, run, device).fit(module)
     best = world.shared(lambda: load_point(run / "checkpoints" / BEST))
     model.load_state_dict(best["model"])
+    for memory in model.modules():
+        if isinstance(memory, NeuralMemory):  # what comes now, calibration too, is read as it will be by others
+            memory.operands = "float32"
     return module.best
 
 

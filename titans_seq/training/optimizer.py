@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from titans_seq.training.config import Training
 
-SPARED = ("persistent", "conv.weight", "norm")  # how their names end; learned initial memories and vectors beside them
+# how their names end; learned initial memories and vectors beside them
+SPARED = ("persistent", "conv.weight", "norm", "gain", "to_erase", "to_write")
 
 
 def optimizer(model: nn.Module, config: Training) -> torch.optim.AdamW:
