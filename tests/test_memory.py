@@ -241,13 +241,13 @@ def test_gates_are_inside_their_bounds(
 
 @pytest.mark.parametrize("retention", RETENTIONS)
 def test_a_memory_begins_with_the_norms_of_an_ordinary_one(retention: type[Any]) -> None:
-    """A softmax of one sign has no column below its uniform one; a last layer is small beside it, at 0.1."""
+    """A last layer is small, at 0.1; a softmax of one sign has no column that small, nor has what is held."""
     torch.manual_seed(3)
     ordinary = NeuralMemory(256, 4, MemoryConfig()).initial_state(1).scan.weights
     torch.manual_seed(3)
     found = NeuralMemory(256, 4, MemoryConfig(retention=retention())).initial_state(1).scan.weights
     for level, (w, w0) in enumerate(zip(found, ordinary, strict=True)):
-        most = 11 if level and retention is KL else 1.25
+        most = 11 if level and (retention is KL or retention.holds_norms) else 1.25
         assert 0.8 < w.norm() / w0.norm() < most
 
 

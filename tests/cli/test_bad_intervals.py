@@ -96,6 +96,14 @@ def test_bad_gff_is_refused_by_line(predict: Check, content: str, says: str) -> 
     assert says in predict(content, "--feature", "gene", code=3, name="x.gff3").stderr
 
 
+@pytest.mark.parametrize(("end", "circular"), [(45, True), (90, True), (45, False)])
+def test_a_gene_across_an_origin_is_refused_with_the_reason(predict: Check, end: int, circular: bool) -> None:
+    landmark = "1\tx\tregion\t1\t40\t.\t+\t.\tID=c;Is_circular=true\n" if circular else ""
+    told = predict(landmark + row(30, end), "--feature", "gene", code=3, name="x.gff3").stderr
+    crosses = "crosses the origin of a circular chromosome" in told and "or let it end at 40" in told
+    assert crosses == (circular and end < 80) and ("take the genome that" in told) == (not crosses)
+
+
 def test_which_features_must_be_said(predict: Check) -> None:
     told = predict(row(1, 5) + row(1, 3).replace("gene", "CDS") + row(2, 9), code=3, name="x.gff3").stderr
     assert "Say which to read with --feature: 'gene (2)', 'CDS (1)'" in told
@@ -153,6 +161,12 @@ def test_intervals_need_a_genome(titans: Any, models: Any, tmp_path: Path) -> No
             out = tmp_path / "out.parquet"
             told = titans("genomics", *command, tmp_path / name, "--out", out, code=3).stderr
             assert f"{tmp_path / name} has intervals and no sequences" in told and "--reference FASTA" in told
+
+
+def test_a_command_that_takes_no_genome_says_what_it_reads(titans: Any, models: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.bed").write_text("1\t1\t5\n")
+    told = titans("genomics", "score", models.language, tmp_path / "x.bed", "--out", tmp_path / "o.bw", code=3).stderr
+    assert "to a command without that option, give their sequences (bedtools getfasta)" in " ".join(told.split())
 
 
 @pytest.mark.parametrize(
@@ -257,7 +271,12 @@ def bed(*names: str) -> str:
         pytest.param(bed("a", "b"), ("--label-column", "kind"), "no column 'kind'", id="no such column"),
         pytest.param("1\t1\t5\n", ("--label-column", "name"), "no column 'name'", id="BED3 has no names"),
         pytest.param(bed("a", ""), ("--label-column", "name"), "line 2 has no label in column 'name'", id="missing"),
-        pytest.param(bed("a", "a"), ("--label-column", "name"), "has only one class, 'a'", id="one class"),
+        pytest.param(
+            bed("a", "a"),
+            ("--label-column", "name"),
+            "has only one class, 'a'. Training needs at least two, and so does evaluation: add rows of another class",
+            id="one class",
+        ),
         pytest.param(
             "1\t0\t8\ta\n2\t0\t3\tc\n1\t8\t16\tb\n",
             ("--label-column", "name"),

@@ -1,11 +1,17 @@
 """Validation parts share no base with training, and are what they were where records have no place."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from titans_seq.data.carve import carved, stretches
 from titans_seq.data.record import Record
+from titans_seq.data.regions import Regions
+from titans_seq.data.sequences import read_sequences
 
 Window = tuple[str, int, int, int]  # chromosome, row, start, length
 
@@ -71,3 +77,36 @@ def test_records_without_a_place_are_drawn_one_by_one(count: int, share: float, 
     order = np.random.default_rng(seed).permutation(count)
     expected = np.isin(np.arange(count), order[: max(1, round(share * count))])
     assert (carved(rows, share, np.random.default_rng(seed)) == expected).all()
+
+
+def test_isoforms_of_several_pieces_are_of_one_stretch(tmp_path: Path) -> None:
+    genome, path = tmp_path / "g.fa", tmp_path / "x.gtf"
+    genome.write_text(">c\n" + "ACGGT" * 40 + "\n")
+    pieces = {"t1": [(1, 9), (40, 60)], "t2": [(20, 30), (50, 70)], "t3": [(80, 85), (90, 99)], "t4": [(60, 65)]}
+    lines = [f'c\tx\tCDS\t{s}\t{e}\t.\t+\t0\ttranscript_id "{id}";' for id, own in pieces.items() for s, e in own]
+    path.write_text("\n".join(lines))
+    found = read_sequences(path, need_labels=False, regions=Regions(reference=str(genome), feature=("CDS",)))
+    assert [record.start for record in found] == [None, None, None, 59]
+    assert stretches(found).tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("c,0,9 c,8,20 c,20,30 d,0,9", [0, 0, 1, 2]),
+        (",0,9 c,,9 c,x,9 c,9,3 c,0,9", [0, 1, 2, 3, 4]),  # no place is none to refuse where the sequence is there
+    ],
+)
+def test_rows_of_a_table_with_places_that_overlap_are_of_one_stretch(
+    file: Callable[..., Path], rows: str, expected: list[int]
+) -> None:
+    lines = [f"{'ACGT' * (i + 1)},{'ab'[i % 2]},{row}" for i, row in enumerate(rows.split(" "))]
+    found = read_sequences(file("\n".join(["sequence,label,chrom,start,end", *lines]), "x.csv"))
+    assert stretches(found).tolist() == expected
+    held = carved(found, 0.5, np.random.default_rng(0))
+    assert len({(number, bool(h)) for number, h in zip(expected, held, strict=True)}) == max(expected) + 1
+
+
+def test_closed_places_of_a_table_share_their_last_base(file: Callable[..., Path]) -> None:
+    rows = "sequence,label,chrom,start,end,width\nAC,a,c,1,10,10\nGT,b,c,10,12,3\nCC,b,c,13,14,2\n"
+    assert stretches(read_sequences(file(rows, "x.csv"))).tolist() == [0, 0, 1]

@@ -16,7 +16,7 @@ from titans_seq.data.intervals import interval_kind
 from titans_seq.data.record import Record, decode, encode
 from titans_seq.data.reference import Reference, open_reference
 from titans_seq.data.regions import Regions
-from titans_seq.data.sequences import each_sequence, read_sequences
+from titans_seq.data.sequences import each_sequence, read_places, read_sequences
 from titans_seq.data.sources import SequenceSource
 from titans_seq.data.windows import LabelledSequences, reverse_complement
 from titans_seq.errors import ConfigError, InputError
@@ -250,6 +250,65 @@ def test_ids_of_gtf(file: File, genome: Path) -> None:
     row = 'chr1\tx\texon\t1\t4\t.\t+\t.\tgene_id "g"; transcript_id "{}"; exon_number "1";\n'
     found = sequences(file(row.format("t") + row.format(""), "x.gtf"), genome, feature=("exon",))
     assert [id for id, _ in found] == ["t", "g"]
+
+
+def test_an_id_that_stands_often_has_its_place(file: File, genome: Path) -> None:
+    """Exons of GTF have no more than their transcript's, as coding sequences that are not joined."""
+    rows = [("chr2", 0, 30, "-", 'transcript_id "t1";'), ("chr2", 50, 60, "-", 'transcript_id "t1";')]
+    path = file(parts("exon", [*rows, ("chr1", 3, 9, "+", 'transcript_id "t2";')]), "x.gtf")
+    assert [id for id, _ in sequences(path, genome, feature=("exon",))] == [
+        "t1::chr2:0-30(-)",
+        "t1::chr2:50-60(-)",
+        "t2",
+    ]
+    mixed = file(parts("exon", rows) + parts("CDS", rows), "y.gtf")
+    found = [id for id, _ in sequences(mixed, genome, feature=("exon", "CDS"))]
+    assert found == ["t1::chr2:0-30(-)", "t1::chr2:50-60(-)", "t1::chr2:0-60(-)"]
+
+
+@pytest.mark.parametrize("more", ["", ";gene_id=g", ";Name=p"])
+def test_a_coding_sequence_of_several_transcripts_is_a_part_of_each(
+    file: File, genome: Path, warned: list[str], more: str
+) -> None:
+    spans = [(10, 19, "t2,t3"), (30, 42, "t2"), (33, 42, "t3"), (50, 56, "t2, t3,")]
+    path = file(parts("CDS", [("chr1", s, e, "-", f"Parent={of}{more}") for s, e, of in spans]), "x.gff3")
+    expected = [
+        (id, "".join(cut("chr1", s, e, "-") for s, e, of in reversed(spans) if id in of)) for id in ("t2", "t3")
+    ]
+    assert sequences(path, genome, feature=("CDS",)) == expected
+    assert "2 features stand on several lines (4)" in warned[-1]
+    places = read_places(path, need_labels=False, regions=Regions(feature=("CDS",)))
+    assert places["_line"].to_list() == [1, 2, 3, 4]
+
+
+def test_what_is_not_joined_stands_for_itself_for_each_transcript(file: File, genome: Path) -> None:
+    rows = [("chr1", 10, 19, "-", "Parent=t2,t3"), ("chr2", 30, 42, "+", "Parent=t2,t3")]
+    found = sequences(file(parts("CDS", rows), "x.gff3"), genome, feature=("CDS",))
+    assert found == [
+        (f"{id}::{chrom}:{s}-{e}({strand})", cut(chrom, s, e, strand))
+        for chrom, s, e, strand, _ in rows
+        for id in ("t2", "t3")
+    ]
+
+
+GRANGES = '"seqnames","start","end","width","strand"\n"chr2",101,110,{},"-"\n"chr1",1,1,{},"*"\n'
+
+
+def test_a_table_of_granges_counts_from_one(file: File, genome: Path, warned: list[str]) -> None:
+    closed = file(GRANGES.format(10, 1), "x.csv")
+    assert sequences(closed, genome) == [
+        ("chr2:100-110(-)", cut("chr2", 100, 110, "-")),
+        ("chr1:0-1", cut("chr1", 0, 1)),
+    ]
+    (told,) = warned
+    assert "x.csv: width is end - start + 1 in every row" in told and "counted from 1" in told
+    with pytest.raises(InputError, match="row 1 has the start 0, and a table of such widths is counted from 1"):
+        sequences(file("chrom,start,end,width\nchr1,0,9,10\n", "z.csv"), genome)
+    warned.clear()
+    for rows in ("chr2,101,110,9,-", "chr2,101,110,9,-\nchr2,1,3,3,-", "chr2,101,110,,-"):
+        path = file(f"seqnames,start,end,width,strand\n{rows}\n", "y.csv")
+        assert sequences(path, genome)[0] == ("chr2:101-110(-)", cut("chr2", 101, 110, "-"))
+    assert not warned
 
 
 def test_a_table_of_intervals_has_labels_and_ids(file: File, genome: Path, tmp_path: Path) -> None:

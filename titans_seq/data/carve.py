@@ -8,15 +8,19 @@ import polars as pl
 from titans_seq.data.record import Record
 
 
+def _span(record: Record) -> tuple[int, int] | None:
+    if record.start is not None:
+        return record.start, record.start + len(record)
+    return record.span
+
+
 def stretches(records: Sequence[Record]) -> np.ndarray:
     """The stretch of the genome that each record is of, (n,) int64, numbered in the order of the records.
 
-    Windows of one interval are of one stretch, and so are intervals that overlap. A record of no known place is one of
-    its own.
+    Windows of one interval are of one stretch, and so are intervals that overlap; a feature of several pieces counts
+    from its first base to its last. A record of no known place is one of its own.
     """
-    where = [
-        (number, r.chrom, r.row, r.start, r.start + len(r)) for number, r in enumerate(records) if r.start is not None
-    ]
+    where = [(number, r.chrom, r.row, *span) for number, r in enumerate(records) if (span := _span(r))]
     windows = pl.DataFrame(where, ["number", "chrom", "row", "start", "end"], orient="row")
     found = np.arange(len(records)) + len(where)  # behind the numbers of the stretches below
     if where:

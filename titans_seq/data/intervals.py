@@ -18,7 +18,9 @@ STARTS = ("start", "chromstart", "chrom_start")
 ENDS = ("end", "stop", "chromend", "chrom_end")
 STRANDS = ("strand",)
 LINE = "_line"  # the column that holds where a row stood in its file, counted from 1
-PART = "_part"  # the column that tells which rows are parts of one feature: the `LINE` of its first
+PART = "_part"  # the column that tells which rows are parts of one feature: a number that grows with its first row
+CIRCULAR = "_circular"  # the column that tells whether GFF3 calls the row's chromosome circular
+WIDTHS = ("width",)
 
 _BED = ("chrom", "start", "end", "name", "score", "strand", "thick_start", "thick_end", "rgb")
 _PEAK = (*_BED[:6], "signal", "p_value", "q_value", "summit")  # narrowPeak: BED6+4
@@ -104,14 +106,34 @@ def _attribute(name: str) -> pl.Expr:
     return pl.when(value != "").then(value)
 
 
+def _of_each_parent(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows with a column ``parent``; a CDS without an ID stands once for each, since GFF3 permits ``Parent=t2,t3``."""
+    unnamed = pl.coalesce(_attribute("ID"), _attribute("transcript_id")).is_null()
+    each = _attribute("Parent").str.split(",").list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls())
+    each = each.list.unique(maintain_order=True)
+    parents = pl.when((pl.col("feature") == "CDS") & unnamed).then(each).otherwise(pl.concat_list(_attribute("Parent")))
+    return frame.with_columns(parents.alias("parent")).explode("parent")
+
+
+def _numbered(frame: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """Rows whose `PART`, one of the ``keys``, is a number: one for all of the same keys; each row without has its own.
+
+    It is that of their first row, not its `LINE`: that may stand for several parents.
+    """
+    at = pl.int_range(len(frame), dtype=pl.Int64, eager=True).alias("at")
+    of_first = pl.when(pl.col(PART).is_null()).then("at").otherwise(pl.col("at").first().over(keys))
+    return frame.with_columns(at).with_columns(of_first.alias(PART)).drop("at")
+
+
 def read_gff(
     path: Path | str, features: tuple[str, ...], attribute: str | None = None, judge: Judge = STRICT
 ) -> tuple[pl.DataFrame, pl.Series]:
     """Read the rows of some kinds of feature of a GFF3 or GTF file, as text columns with `LINE`, and their ids.
 
     Rows of one kind and one ID are parts of one feature (GFF3 specification: "discontinuous features"), which `PART`
-    tells. So are coding sequences (CDS) without an ID, as GTF and some GFF3 have them, of one transcript. Those of one
-    transcript with IDs of their own are features of their own, which is told: they may be alternatives.
+    tells. So are coding sequences (CDS) without an ID, as GTF and some GFF3 have them, of one transcript; what is of
+    several is a row for each. Those of one transcript with IDs of their own are features of their own, which is told:
+    they may be alternatives.
 
     Args:
         path: plain, gzip or bgzip; sequence behind ``##FASTA`` is passed over.
@@ -129,14 +151,16 @@ def read_gff(
     frame = _fields(lines, _GFF, 8, path, judge)
     if "attributes" not in frame.columns:
         frame = frame.with_columns(attributes=pl.lit(None, pl.String))
+    circular = frame.filter(_attribute("Is_circular") == "true")["chrom"].unique().to_list()
+    frame = frame.with_columns(pl.col("chrom").is_in(circular).alias(CIRCULAR))
     counts = frame["feature"].value_counts(sort=True)
     there = several(f"{kind} ({count:,})" for kind, count in counts.iter_rows())
     if not features:
         raise InputError(f"{shown(path)} has features of several kinds. Say which to read with --feature: {there}.")
     if missing := [kind for kind in features if kind not in counts["feature"]]:
         raise InputError(f"{shown(path)} has no feature {quoted(missing[0])}; it has {there}.")
-    frame = frame.filter(pl.col("feature").is_in(features))
-    coding = pl.when(pl.col("feature") == "CDS").then(pl.coalesce(_attribute("transcript_id"), _attribute("Parent")))
+    frame = _of_each_parent(frame.filter(pl.col("feature").is_in(features)))
+    coding = pl.when(pl.col("feature") == "CDS").then(pl.coalesce(_attribute("transcript_id"), pl.col("parent")))
     frame = frame.with_columns(pl.coalesce(_attribute("ID"), coding).alias(PART))
     alone = (pl.col("feature") == "CDS") & (_attribute("ID").n_unique().over(_attribute("Parent")) > 1)
     if count := len(frame.filter(alone & _attribute("Parent").is_not_null())):
@@ -144,14 +168,42 @@ def read_gff(
             f"{shown(path)}: {count:,} CDS share their Parent with others and have IDs of their own, so that they are "
             "not joined to one sequence."
         )
-    first = pl.col(LINE).first().over("feature", PART)
-    named = pl.coalesce(_attribute("ID"), _attribute("transcript_id"), _attribute("gene_id"), _attribute("Name"), PART)
-    ids = frame.select(named.alias("id"))["id"]
-    frame = frame.with_columns(pl.when(pl.col(PART).is_null()).then(LINE).otherwise(first).alias(PART))
+    shared = frame.filter(pl.col(LINE).is_duplicated())[PART].unique().to_list()
+    transcript = pl.when(pl.col(PART).is_in(shared)).then(PART)  # the gene's name would be that of several
+    own, of_gene = (_attribute("ID"), _attribute("transcript_id")), (_attribute("gene_id"), _attribute("Name"))
+    ids = frame.select(pl.coalesce(*own, transcript, *of_gene, PART).alias("id"))["id"]
+    frame = _numbered(frame.drop("parent"), "feature", PART)
     if attribute is not None and attribute not in frame.columns:
         values = frame.select(_attribute(attribute).alias(attribute))
         frame = frame.hstack(values) if values[attribute].null_count() < len(values) else frame
     return frame, ids
+
+
+def _number(column: str) -> pl.Expr:
+    """A column as whole numbers, null where it has none; Parquet may have them as fractions."""
+    text = pl.col(column).cast(pl.String).str.strip_chars()
+    return text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+
+
+def _is_closed(table: pl.DataFrame, start: str, end: str) -> bool:
+    """Whether the widths of a table say that starts count from 1 and ends are inside, as of R's GRanges."""
+    width = column_called(table, WIDTHS)
+    if width is None:
+        return False
+    rows = table.select(_number(start).alias("start"), _number(end).alias("end"), _number(width).alias("width"))
+    rows = rows.drop_nulls()
+    return len(rows) > 0 and rows.select((pl.col("width") == pl.col("end") - pl.col("start") + 1).all()).item()
+
+
+def spans_of(table: pl.DataFrame) -> list[tuple[int, int] | None]:
+    """Start and end of each row, None where it has none; nothing is refused, for tables that have sequences too."""
+    chrom, start, end = (column_called(table, names) for names in (CHROMS, STARTS, ENDS))
+    if chrom is None or start is None or end is None:
+        return [None] * len(table)
+    first = _number(start) - int(_is_closed(table, start, end))
+    there = pl.col(chrom).is_not_null() & (first < _number(end))
+    rows = table.select(there.fill_null(False).alias("there"), first.alias("start"), _number(end).alias("end"))
+    return [(first, last) if placed else None for placed, first, last in rows.iter_rows()]
 
 
 def has_intervals(table: pl.DataFrame) -> bool:
@@ -178,6 +230,8 @@ def intervals_of(
 ) -> pl.DataFrame:
     """Check the places of a table, and give them as numbers.
 
+    A table whose ``width`` is end - start + 1 in every row is one-based, as R writes GRanges; this is told.
+
     Args:
         table: text columns as `table.read_table`, `read_bed` and `read_gff` give them.
         path: where it is from, for messages.
@@ -199,16 +253,22 @@ def intervals_of(
     chrom, start, end, strand = (column_called(table, names) for names in (CHROMS, STARTS, ENDS, STRANDS))
     if chrom is None or start is None or end is None:
         raise InputError(f"{name} has no columns chrom, start and end. Its columns: {listed(table.columns)}.")
+    if unit == "row" and not one_based and _is_closed(table, start, end):
+        one_based = True
+        judge.doubt(
+            f"{name}: width is end - start + 1 in every row, as R writes GRanges: starts are read as counted from 1, "
+            "and ends as inside."
+        )
 
     def text(column: str | None) -> pl.Expr:
         return pl.lit("") if column is None else pl.col(column).cast(pl.String).str.strip_chars().fill_null("")
 
-    more = [column for column in ("id", "label") if column in table.columns]
+    more = [column for column in ("id", "label", CIRCULAR) if column in table.columns]
     frame = table.with_columns(
         text(chrom).alias("chrom"),
         text(start).alias("start"),
         text(end).alias("end"),
-        text(strand).replace({"": ".", "?": "."}).alias("strand"),
+        text(strand).replace({"": ".", "?": ".", "*": "."}).alias("strand"),
         text("summit" if unit == "line" and "summit" in table.columns else None).replace("-1", "").alias("summit"),
         pl.col(PART if PART in table.columns else LINE).alias(PART),
     ).select(LINE, PART, "chrom", "start", "end", "strand", "summit", *more)
@@ -244,7 +304,8 @@ def intervals_of(
         pl.when(pl.col("summit") != "").then(pl.col("summit")).cast(pl.Int64),
     )
     counted = "counted from 1, both ends inside" if one_based else "counted from 0, the end outside"
-    frame = refuse(frame, pl.col("start") < 0, lambda row: f"has the start 0, and GFF is {counted}")
+    what = "GFF" if unit == "line" else "a table of such widths"
+    frame = refuse(frame, pl.col("start") < 0, lambda row: f"has the start 0, and {what} is {counted}")
     frame = refuse(
         frame,
         pl.col("start") >= pl.col("end"),
@@ -284,9 +345,10 @@ def features_of(frame: pl.DataFrame, path: Path | str, judge: Judge = STRICT) ->
             "their lines stands for itself."
         )
     if len(whole):
+        features, lines = whole[PART].n_unique(), whole[LINE].n_unique()
         judge.doubt(
-            f"{shown(path)}: {whole[PART].n_unique():,} features stand on several lines ({len(whole):,}), which are "
-            "joined to one sequence in the direction of the strand."
+            f"{shown(path)}: {features:,} features stand on several lines ({lines:,}), which are joined to one "
+            "sequence in the direction of the strand."
         )
     if "label" in whole.columns:
         whole = refuse_rows(
@@ -296,5 +358,5 @@ def features_of(frame: pl.DataFrame, path: Path | str, judge: Judge = STRICT) ->
             f"{shown(path)}: line",
             judge,
         )
-    joined = pl.col(PART).is_in(whole[PART].unique().to_list())
-    return frame.with_columns(pl.when(joined).then(PART).otherwise(LINE).alias(PART))
+    joined = pl.when(pl.col(PART).is_in(whole[PART].unique().to_list())).then(PART)
+    return _numbered(frame.with_columns(joined.alias(PART)), PART)

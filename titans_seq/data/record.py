@@ -49,6 +49,8 @@ class Record:
     start: int | None = None  # its first base on the forward strand, counted from 0, and
     strand: str = "."  # which strand it is
     row: int | None = None  # of its table, or line of its file of intervals, counted from 1; of a feature the first
+    # Where its first base on the chromosome is, and the end of its last: of joined pieces, or as a table says beside it
+    span: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from titans_seq.data.aliases import Aliases
 from titans_seq.data.compressed import shown
-from titans_seq.data.intervals import LINE, PART, features_of, intervals_of, read_bed, refuse_rows
+from titans_seq.data.intervals import CIRCULAR, LINE, PART, features_of, intervals_of, read_bed, refuse_rows
 from titans_seq.data.record import STRICT, Judge, Record, quoted
 from titans_seq.data.reference import Reference, open_reference
 from titans_seq.data.windows import N, reverse_complement
@@ -62,8 +62,8 @@ class Regions(Choice):
         """
         if self.reference is None:
             raise InputError(
-                f"{shown(path)} has intervals and no sequences. Give the genome that they are places of: "
-                "--reference FASTA."
+                f"{shown(path)} has intervals and no sequences. Give the genome that they are places of with "
+                "--reference FASTA; to a command without that option, give their sequences (bedtools getfasta)."
             )
         if self.stride and not self.window:
             raise ConfigError(f"{shown(path)}: stride {self.stride} tiles intervals with windows. Give window too.")
@@ -77,6 +77,17 @@ class Regions(Choice):
         given = pl.DataFrame({"chrom": list(names), "as": list(names.values())}, {"chrom": pl.String, "as": pl.String})
         named = frame.join(given, on="chrom", how="left", maintain_order="left")
         return named.with_columns(pl.col("as").alias("chrom"), pl.col("chrom").alias("called")).drop("as")
+
+    def _beyond(self, row: dict[str, Any], genome: Reference) -> str:
+        """What is wrong with an interval that ends behind its chromosome, and what to do."""
+        length = row["length"]
+        told = f"ends at {row['end']:,}, beyond the end of {quoted(row['called'])}, which has {length:,} bases in "
+        if row.get(CIRCULAR) and row["start"] < length and row["end"] <= 2 * length:
+            return (
+                f"{told}{genome.name}: it crosses the origin of a circular chromosome, and sequences are not joined "
+                f"there: remove the row, or let it end at {length:,}"
+            )
+        return f"{told}{genome.name}: take the genome that the file was made for, or mend the row"
 
     def place(
         self, frame: pl.DataFrame, path: Path | str, unit: str, genome: Reference, judge: Judge = STRICT
@@ -99,10 +110,7 @@ class Regions(Choice):
         return refuse_rows(
             placed,
             pl.col("end") > pl.col("length"),
-            lambda row: (
-                f"ends at {row['end']:,}, beyond the end of {quoted(row['called'])}, which has {row['length']:,} "
-                f"bases in {genome.name}: take the genome that the file was made for, or mend the row"
-            ),
+            lambda row: self._beyond(row, genome),
             where,
             judge,
         )
@@ -165,7 +173,7 @@ class Regions(Choice):
 
         A record's id is ``id::chrom:start-end(strand)``, as bedtools has it, without what there is not. An id that is
         no mere name stands alone where it has one window. A feature of several lines, such as the coding sequence of
-        several exons, is one record of all of them in the direction of the strand; it has no one place.
+        several exons, is one record of all of them in the direction of the strand; it has no one place, but a span.
 
         Args:
             frame: as `intervals.intervals_of` gives it, with ``id`` and ``label`` (or null).
@@ -180,10 +188,11 @@ class Regions(Choice):
         self.check(path)
         genome = open_reference(data_file(str(self.reference)))
         placed = self.place(frame, path, unit, genome, judge)
-        apart = set(placed.filter(pl.len().over(PART) > 1)[LINE])  # lines of features that have several
         if self.window is None:
             placed = features_of(placed, path, judge)
-        windows = self._clear(self.windows(placed), genome, judge)
+        windows = self.windows(placed)
+        often = set(windows.filter(pl.col(PART).n_unique().over("id") > 1)["id"])  # ids of several windows
+        windows = self._clear(windows, genome, judge)
         columns = windows.select(PART, LINE, "chrom", "start", "end", "strand", "id", "label").sort(PART, "start")
         count = too_many = 0
         for _, group in groupby(map(_Piece._make, columns.iter_rows()), lambda piece: piece.part):
@@ -196,9 +205,10 @@ class Regions(Choice):
                 too_many += 1
                 continue
             id = first.id
-            if not id or names or self.stride or (whole and first.line in apart):
+            span = first.start, max(piece.end for piece in parts)
+            if not id or names or self.stride or id in often:
                 strand = "" if first.strand == "." else f"({first.strand})"
-                place = f"{first.chrom}:{first.start}-{parts[-1].end}{strand}"
+                place = f"{first.chrom}:{span[0]}-{span[1]}{strand}"
                 id = f"{id}::{place}" if id else place
             yield Record(
                 id,
@@ -209,6 +219,7 @@ class Regions(Choice):
                 start=first.start if whole else None,
                 strand=first.strand,
                 row=min(piece.line for piece in parts),
+                span=span,
             )
         if too_many:
             judge.doubt(f"{shown(path)}: {too_many:,} windows are left out, with more than {self.max_n:.3g} of them N.")

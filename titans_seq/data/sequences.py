@@ -12,13 +12,16 @@ from titans_seq.data.compressed import UTF8_BOM, chunks, shown
 from titans_seq.data.fasta import read_fasta
 from titans_seq.data.intervals import (
     CHROMS,
+    CIRCULAR,
     LINE,
+    PART,
     SUFFIXES,
     has_intervals,
     interval_kind,
     intervals_of,
     read_bed,
     read_gff,
+    spans_of,
 )
 from titans_seq.data.labels import LABELS, Columns, Form, decimal_points, label_columns, label_texts
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
@@ -79,6 +82,16 @@ class _Asked(NamedTuple):
         self.judge.refuse(f"{where}. Fill in or remove the {unit}.{none}")
 
 
+class _Row(NamedTuple):
+    """What a row of a table of sequences says."""
+
+    text: str | None
+    id: str | None
+    label: str | None
+    chrom: str | None
+    span: tuple[int, int] | None
+
+
 class _Found(NamedTuple):
     """What a file holds."""
 
@@ -104,7 +117,7 @@ def _labels_in(
     """The labels of a table's rows: its own, else those that a table of ids beside it has for ``ids``."""
     name, unit = shown(path), "line" if LINE in table.columns else "row"
     places = table[LINE].to_list() if LINE in table.columns else range(1, len(table) + 1)
-    table = table.drop(LINE, strict=False)
+    table = table.drop(LINE, PART, CIRCULAR, strict=False)
     given = (asked.label,) if isinstance(asked.label, str) else asked.label or ()
     here = list(given) if given and set(given) <= set(table.columns) else label_columns(table, None, path)
     if not here and asked.labels is not None:
@@ -174,19 +187,17 @@ def _from_table(path: Path | str, asked: _Asked) -> _Found:
     labels = _labels_in(table, ids, path, asked, separator)
     chromosomes_at = column_called(table, CHROMS)
     chromosomes = _texts(table[chromosomes_at]) if chromosomes_at else [None] * len(table)
-    rows = zip(_texts(table[at]), ids.to_list(), labels, chromosomes, strict=True)
+    rows = map(_Row, _texts(table[at]), ids.to_list(), labels, chromosomes, spans_of(table))
     return _Found("row", _encoded(shown(path), rows, asked))
 
 
-def _encoded(
-    name: str, rows: Iterable[tuple[str | None, str | None, str | None, str | None]], asked: _Asked
-) -> Iterator[Record]:
-    for row, (text, key, mark, chromosome) in enumerate(rows, start=1):
+def _encoded(name: str, rows: Iterable[_Row], asked: _Asked) -> Iterator[Record]:
+    for row, (text, key, mark, chromosome, span) in enumerate(rows, start=1):
         where = f"{name}: row {row}"
         if not text:
             asked.judge.refuse(f"{where} has no sequence. Fill in or remove the row.")
         codes = encode(text or "", where=where, tally=asked.tally)
-        yield Record(key or str(row), codes, mark, chrom=chromosome, row=row)
+        yield Record(key or str(row), codes, mark, chrom=chromosome, row=row, span=span)
     asked.tally.tell(name, asked.judge.doubt)
 
 
@@ -322,7 +333,10 @@ def _check_ids(records: list[Record], places: list[int], name: str, unit: str, j
 def _check_classes(records: list[Record], name: str, judge: Judge) -> None:
     classes = {record.label for record in records}
     if len(classes) == 1:
-        judge.refuse(f"{name} has only one class, {classes.pop()!r}. Training needs at least two.")
+        judge.refuse(
+            f"{name} has only one class, {classes.pop()!r}. Training needs at least two, and so does evaluation: "
+            "add rows of another class."
+        )
 
 
 def _check_conflicts(
@@ -389,7 +403,7 @@ def read_places(
         found = _placed(table, _ids_in(table, path, asked), path, asked)
     if found.frame.is_empty():
         raise InputError(f"{shown(path)} has no row that is an interval.")
-    return found.frame
+    return found.frame.unique(LINE, keep="first", maintain_order=True)  # a CDS of several transcripts is one place
 
 
 def read_sequences(

@@ -128,7 +128,8 @@ class FastaSource(Choice):
 class SequenceSource(Choice):
     """Labelled sequences; without a validation table a share of the training rows is carved out by seed.
 
-    Of intervals, those that overlap and all windows of one go to one side.
+    Of intervals, those that overlap and all windows of one go to one side; a feature of several pieces counts with what
+    is between them. So it is with rows of sequences that have chrom, start and end.
     """
 
     kind: Literal["sequences"] = "sequences"
