@@ -7,6 +7,7 @@ from compiled import Job, Usage, usage
 from delta_scans import Problem, problem, same
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from triton.runtime.autotuner import Autotuner
 
 from tests.conftest import thinned
 from titans_seq.ops.delta_scan import DeltaState, delta_scan
@@ -15,8 +16,8 @@ from titans_seq.ops.delta_scan.triton import operator
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Of the largest entry. float32 rounds by 2^-24, some tens of times in a row: measured 4e-7 at most. float16 rounds
 # what is multiplied by 2^-11 = 5e-4, in three to five products in a row and the more often the longer: measured 1.1e-3.
-# A GPU multiplies float32 as TF32, which rounds as float16 does; bfloat16 rounds by 2^-8, eight times as much.
-TOLERANCE = {torch.float32: 5e-6 if DEVICE == "cpu" else 4e-3, torch.float16: 4e-3}
+# A GPU multiplies float32 as TF32, which it cuts off to 2^-10: so emulated, 3.8e-3 at most. bfloat16 rounds by 2^-8.
+TOLERANCE = {torch.float32: 5e-6 if DEVICE == "cpu" else 8e-3, torch.float16: 4e-3}
 # 1: the smallest; 31: less than a tile of 64; 63, 65: one less and one more; 130: two tiles and a bit
 CASES = [
     (1, 32, "head", True, torch.float32),
@@ -47,7 +48,16 @@ def test_kernels_are_the_printed_recurrence(
     same(p.all("triton"), p.to(torch.float64).all("reference"), TOLERANCE[dtype])
 
 
+@pytest.fixture
+def one_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile one configuration a kernel: the search would take half a minute a case."""
+    for kernel in (getattr(operator, name) for name in dir(operator)):
+        if isinstance(kernel, Autotuner):
+            monkeypatch.setattr(kernel, "configs", kernel.configs[:1])
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("one_configuration")
 @pytest.mark.parametrize("width", [32, 64, 128])
 @pytest.mark.parametrize("erases", [False, True], ids=["adds", "erases"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

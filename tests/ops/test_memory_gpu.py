@@ -27,8 +27,9 @@ GiB = 2**30
 # Largest errors of outputs and of gradients, each relative to the largest entry of its tensor. bfloat16 rounds operands
 # to 2^-9 = 2e-3: `chunked` with such operands, measured on a CPU over the structures below at 300 to 500 tokens, is off
 # by at most 5.4e-3 and 9.2e-3; three times that. float16 and TF32 have three bits more, which would make it an eighth;
-# a quarter, as float16 is rounded to 2^-25 where it is small.
-TOLERANCE = {torch.bfloat16: (1.6e-2, 2.8e-2), torch.float16: (4e-3, 7e-3), torch.float32: (4e-3, 7e-3)}
+# a quarter, as float16 is rounded to 2^-25 where it is small. At the kink of Huber a rounded error may fall on the
+# other side, which the interpreter shows at float16 in gradients of up to 1.0e-2.
+TOLERANCE = {torch.bfloat16: (1.6e-2, 2.8e-2), torch.float16: (4e-3, 1.5e-2), torch.float32: (4e-3, 7e-3)}
 
 
 def needs(gigabytes: float) -> list[pytest.MarkDecorator]:
@@ -226,7 +227,7 @@ def test_auto_takes_the_kernels_and_says_nothing(case: Case, caplog: pytest.LogC
 def test_no_kernel_touches_what_is_not_its_own() -> None:
     test = f"{__file__}::{test_kernels_are_the_scan_in_float64.__name__}"
     command = ["compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", "--target-processes", "all"]
-    odd = "193 or 65 or 127"  # tokens
+    odd = "1-3-193 or 2-1-65 or 3-1-127"  # sizes, which no seed in a name is taken for
     done = subprocess.run(
         [*command, sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-k", odd, test],
         env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # every tensor its own, so that its bounds are known

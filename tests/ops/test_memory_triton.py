@@ -2,10 +2,12 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scans import Problem, compare, covering, named, problem
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from titans_seq.miras.learning import GradientDescent, Momentum
 from titans_seq.miras.retention import KL, Forgetting, NoRetention
 from titans_seq.miras.structure import MLP, Matrix, Vector
 from titans_seq.ops import kernels
-from titans_seq.ops.memory_scan import memory_scan
+from titans_seq.ops.memory_scan import memory_scan, triton
 
 # Largest errors of outputs and of gradients, each relative to the largest entry of its tensor.
 # float32 is rounded to 2^-24 = 6e-8 in sums of up to 256 terms, ten in a row; slopes of α are sums of what a memory
@@ -155,6 +157,41 @@ def test_without_triton_auto_goes_on_and_triton_is_refused(monkeypatch: pytest.M
     assert not kernels.use_triton("another_scan", "auto", "cuda", "torch.bfloat16", "", lambda device: None)
     with pytest.raises(ValueError, match="gone"):
         kernels.use_triton("another_scan", "triton", "cuda", "torch.bfloat16", "", lambda device: None)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_kernels_are_tried_forward_and_back_whatever_the_first_call_is(mode: Any) -> None:
+    def probe(device: str) -> None:
+        row = torch.ones(2, 2, requires_grad=True)
+        assert (row @ row).dtype == torch.float32
+        row.sum().backward()
+
+    with mode():
+        assert kernels._failing(probe, "cpu") == ""
+
+
+def test_a_gpu_with_too_little_shared_memory_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = SimpleNamespace(is_cuda=True, shape=(1, 1, 64, 128), device="cuda")
+    rule = SimpleNamespace(initial=(1, 2), chunk_size=40)
+    limits = {"sm_80": 166_912, "sm_89": 101_376, "sm_90": 232_448}
+    for dtype, fits in ((torch.float32, []), (torch.bfloat16, ["sm_80", "sm_90"])):
+        for name, limit in limits.items():
+            properties = SimpleNamespace(shared_memory_per_block_optin=limit)
+            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, found=properties: found)
+            told = triton._too_large(SimpleNamespace(q=q), rule, dtype)  # type: ignore[arg-type]
+            assert (told == "") == (name in fits) and (not told or f"this GPU has {limit:,}" in told)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_gates_by_chunk_where_a_chunk_is_open(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    row = F.normalize(torch.randn(1, 1, 20, 32, generator=g), dim=-1)
+    q, gate = row.to(dtype), torch.full((1, 1, 20), 0.01)
+    options: dict[str, Any] = {"initial": (torch.eye(32)[None],), "structure": Matrix(), "chunk_size": 16}
+    options |= {"read": "start", "gates": "chunk"}
+    found, _ = memory_scan(q, q, q, gate, gate, gate, backend="triton", **options)
+    expected, _ = memory_scan(row, row, row, gate, gate, gate, backend="chunked", **options)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-3)
 
 
 # --- as a part of torch

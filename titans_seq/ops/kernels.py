@@ -1,7 +1,8 @@
 """What the Triton kernels of all operators share: whether they can run here, and what is said when they do not."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
+from typing import Any
 
 import torch
 
@@ -29,6 +30,17 @@ def interpreted() -> bool:
     import triton
 
     return bool(triton.knobs.runtime.interpret)
+
+
+def on_its_device(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """Launch kernels on the GPU of the first tensor; Triton takes the current one, which may be another."""
+
+    @wraps(launch)
+    def guarded(first: torch.Tensor, *others: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return launch(first, *others)
+
+    return guarded
 
 
 def use_triton(
@@ -67,9 +79,10 @@ use_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @cache
 def _failing(probe: Callable[[str], None], device: str) -> str:
-    """What ``probe`` raises on a device; empty if nothing."""
+    """What ``probe`` raises on a device; empty if nothing. It goes forward and back, whatever its caller does."""
     try:
-        probe(device)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+            probe(device)
     except Exception as error:  # whatever a compiler or driver raises
         return f"its kernels fail on this machine ({type(error).__name__}: {error})"
     return ""

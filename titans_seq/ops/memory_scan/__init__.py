@@ -302,7 +302,7 @@ def _by_chunk(scan: Scan, x: ScanInputs, rule: ScanRule, state: ScanState) -> tu
     closed = ScanInputs(q, k, v, theta, alpha, eta, gates[3])  # type: ignore[arg-type]
     y, after = scan(closed, rule, state._replace(offset=0, waiting=None))
     if open_:
-        y = torch.cat([y, rule.structure.read(after.weights, last, rule.gain)], 2)
+        y = torch.cat([y, rule.structure.read(after.weights, last.to(x.theta.dtype), rule.gain)], 2)
     waiting = torch.cat([rest for _, rest in cut], -1)
     return y[:, :, waited:] if waited else y, after._replace(offset=open_, waiting=waiting)
 
@@ -319,7 +319,8 @@ def _backend(name: Backend, x: ScanInputs, rule: ScanRule, multiplied: torch.dty
     if name == "triton" or (name == "auto" and x.q.is_cuda):
         from titans_seq.ops.memory_scan import triton
 
-        if use_triton("memory_scan", name, x.q.device.type, str(multiplied), triton.lacks(x, rule), triton.probe):
+        lacking = triton.lacks(x, rule, multiplied)
+        if use_triton("memory_scan", name, x.q.device.type, str(multiplied), lacking, triton.probe):
             return triton.memory_scan
     if name == "reference":
         from titans_seq.ops.memory_scan.reference import memory_scan as scan

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from titans_seq.ops.delta_scan.triton import backward, forward
-from titans_seq.ops.kernels import interpreted
+from titans_seq.ops.kernels import interpreted, on_its_device
 
 C = 64  # tokens of a tile: beside D of 64 and 128 the work inside of tiles equals that between them
 
@@ -83,6 +83,7 @@ def _room(k: Tensor, v: Tensor, erases: bool) -> _Kept:
 
 
 @torch.library.custom_op("titans_seq::delta_scan", mutates_args=())
+@on_its_device
 def _scan(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, a: Tensor | None, b: Tensor | None, memory: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -108,6 +109,7 @@ def _(
 
 
 @torch.library.custom_op("titans_seq::delta_scan_backward", mutates_args=())
+@on_its_device
 def _scan_back(
     dy: Tensor, dlast: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, a: Tensor | None, b: Tensor | None,
     memories: Tensor, inverse: Tensor, of_memory: Tensor, u: Tensor,

@@ -19,6 +19,17 @@ from titans_seq.ops.memory_scan import ScanInputs, ScanRule, ScanState, chunked
 
 HELD = 2**30  # bytes of chunks' memories that are held at once, where a call does not say
 LONGEST, WIDTHS = 64, (16, 32, 64, 128)  # tokens of a chunk, channels of a head
+ROWS = 65_535  # of batch and head: the most that a grid of programs has along its second axis
+# Bytes of shared memory that the largest kernel of two layers asks for at its smallest block, by bytes of a number that
+# is multiplied, rows of a chunk and width of a head: told by the compiler for sm_80, sm_89 and sm_90, the most of them.
+# What is not here fits into the 101,376 of an sm_86 or sm_89, the least of those that have bfloat16.
+SHARED = {
+    (4, 64, 128): 299_008,
+    (4, 64, 64): 163_840,
+    (4, 64, 32): 106_496,
+    (4, 32, 128): 141_312,
+    (2, 64, 128): 108_544,
+}
 KINDS = {
     "structure": ("matrix", "mlp"),
     "bias": ("l2", "huber", "lp", "l1"),
@@ -48,7 +59,19 @@ class Spec(NamedTuple):
     WIDE_DELTA: bool
 
 
-def lacks(x: ScanInputs, rule: ScanRule) -> str:
+def _too_large(x: ScanInputs, rule: ScanRule, multiplied: torch.dtype) -> str:
+    """The shared memory that the kernels need and this GPU has not; empty if it has."""
+    if not x.q.is_cuda or len(rule.initial) == 1:
+        return ""
+    rows = max(16, 1 << (rule.chunk_size - 1).bit_length())
+    needed = SHARED.get((multiplied.itemsize, rows, x.q.shape[-1]), 0)
+    there = getattr(torch.cuda.get_device_properties(x.q.device), "shared_memory_per_block_optin", needed)
+    if needed <= there:
+        return ""
+    return f"{needed:,} bytes of shared memory a block, and this GPU has {there:,}: a shorter chunk_size or bfloat16"
+
+
+def lacks(x: ScanInputs, rule: ScanRule, multiplied: torch.dtype) -> str:
     """What the kernels need of a call that it has not; empty if nothing."""
     D, hidden = x.q.shape[-1], rule.initial[-1].shape[-2]
     needs = {f"{part} {' or '.join(kinds)}": getattr(rule, part).kind in kinds for part, kinds in KINDS.items()}
@@ -58,8 +81,11 @@ def lacks(x: ScanInputs, rule: ScanRule) -> str:
         "a memory 1 to 4 times as wide, in steps of 16": hidden % 16 == 0 and D <= hidden <= 4 * D,
         f"chunk_size {LONGEST} or less": rule.chunk_size <= LONGEST,
         "float32, bfloat16 or float16": x.theta.dtype == torch.float32,
+        f"{ROWS:,} rows of batch and head or less": x.q.shape[0] * x.q.shape[1] <= ROWS,
         "no record of surprise": rule.surprise is None,
     }
+    if large := _too_large(x, rule, multiplied):
+        needs[large] = False
     return ", ".join(need for need, met in needs.items() if not met)
 
 

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from titans_seq.ops.kernels import interpreted
+from titans_seq.ops.kernels import interpreted, on_its_device
 from titans_seq.ops.memory_scan.triton import Spec
 from titans_seq.ops.memory_scan.triton.backward import output_back, state_back
 from titans_seq.ops.memory_scan.triton.forward import output_pass, state_pass
@@ -211,6 +211,7 @@ def _taken(arguments: tuple[Any, ...], *parts: Any) -> Iterator[Any]:
     mutates_args=(),
     schema=f"({_schema(_Given, _Begin, Spec)}) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
 )
+@on_its_device
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """y, memory, momentum (empty without) and the last chunk's start; kept are memories, errors and momenta.
 
@@ -247,6 +248,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     mutates_args=(),
     schema=f"({_schema(_Given, _End, Spec)}) -> Tensor[]",
 )
+@on_its_device
 def _backward(*arguments: Any) -> list[Tensor]:
     """Slopes by what was given, and by memory and momentum before it: those that there are, in their order."""
     x, end, spec = _taken(arguments, _Given, _End, Spec)
