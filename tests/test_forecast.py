@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 
+from tests.conftest import thinned
 from titans_seq.backbone import BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
 from titans_seq.checkpoint import SequenceModel
@@ -78,7 +79,7 @@ def assert_alike(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], 
 # --- continuing equals reading again
 
 
-@every_form
+@pytest.mark.parametrize(("block", "mixing", "normalisation"), thinned(FORMS))
 def test_any_cut_equals_one_pass(block: str, mixing: str, normalisation: str) -> None:
     """In float64 to 1e-9: sums run in another order when a patch is read beside others."""
     model, values = make(block, mixing, normalisation), rows(43)

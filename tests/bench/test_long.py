@@ -101,6 +101,7 @@ def test_attention_is_tried_until_it_fails(answering: Any, tmp_path: Path) -> No
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["long.json", "long.md", "long.png"]
 
 
+@pytest.mark.soak
 def test_a_finished_cell_is_not_repeated(answering: Any, tmp_path: Path) -> None:
     bench_long(tmp_path, PLAN, models=("LMM",))
     answering.asked.clear()

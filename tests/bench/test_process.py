@@ -27,6 +27,7 @@ def test_a_worker_answers_each_call() -> None:
     assert process.process.returncode == -signal.SIGKILL, "it lives no longer than its context"
 
 
+@pytest.mark.soak
 def test_a_subject_that_fails_says_why() -> None:
     with watching() as watch, Worker({**JOB, "heads": 3}) as process:
         assert process.ask(watch, 600)["failed"].startswith("RuntimeError: ")

@@ -52,7 +52,7 @@ CASES = list(
 
 
 @pytest.mark.parametrize("backend", PLAIN[1:])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "/".join(named(value) for value in case.values()))
+@pytest.mark.parametrize("case", thinned(CASES), ids=lambda case: "/".join(named(value) for value in case.values()))
 def test_every_backend_is_the_printed_recurrence(case: dict[str, Any], backend: Backend) -> None:
     case, how = {key: value for key, value in case.items() if key != "cuts"}, case["cuts"]
     if case["learning"].at_chunk_end:  # each orthogonalisation makes what is small 3.4445^5 = 485 times as large,
@@ -158,7 +158,7 @@ def test_chunk_size_1_is_the_online_rule_of_an_mlp(depth: int, norm: bool) -> No
 
 @pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("momentum", [True, False])
-@pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
+@pytest.mark.parametrize("structure", thinned(EVERY_STRUCTURE), ids=named)
 def test_gates_by_chunk_are_the_recurrence_with_the_means_of_each(
     structure: Layers, momentum: bool, backend: Backend
 ) -> None:
@@ -286,7 +286,7 @@ def test_the_memory_stays_in_float32_under_autocast(structure: Layers, backend: 
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("backend", PLAIN)
-@pytest.mark.parametrize("structure", EVERY_STRUCTURE, ids=named)
+@pytest.mark.parametrize("structure", thinned(EVERY_STRUCTURE), ids=named)
 def test_bfloat16_operands_leave_the_memory_in_float32(structure: Layers, backend: Backend, autocast: bool) -> None:
     """A product rounds its operands and itself, 2**-9 each; some twenty stand behind one another in three chunks."""
     p = problem(structure, length=40, chunk_size=16)
@@ -468,7 +468,7 @@ def repeated(
     return torch.stack(norms, 1)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 32, 64])
+@pytest.mark.parametrize("chunk_size", thinned([32, 1, 64], 3))
 @pytest.mark.parametrize("eta", [0.27, 0.9])
 @pytest.mark.parametrize("structure", thinned(EVERY_STRUCTURE), ids=named)
 def test_repeated_keys_with_large_values_do_not_overshoot(structure: Layers, eta: float, chunk_size: int) -> None:

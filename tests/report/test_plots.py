@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from tests.conftest import thinned
 from titans_seq.data.record import Series
 from titans_seq.report.plots.benchmarks import Chart, Panel, Share, accuracy_plot, scaling_plot
 from titans_seq.report.plots.forecasts import forecast_plot
@@ -65,7 +66,7 @@ def test_several_forecasts_of_the_past(tmp_path: Path) -> None:
     shown(out)
 
 
-@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+@pytest.mark.parametrize("name", thinned(NAMES), ids=range(len(NAMES)))
 def test_names_from_the_data_do_not_break_a_picture(tmp_path: Path, name: str) -> None:
     forecast_plot(history([name]), rows([name], 200, 5, LEVELS, cutoff=False), tmp_path / "a.png", past=20, title=name)
     shown(tmp_path / "a.png")
@@ -146,7 +147,7 @@ CLASSES = [["a", "$b$"], NAMES[:5], [str(i) for i in range(20)]]
 
 
 @pytest.mark.parametrize("names", CLASSES, ids=["two", "hostile", "many"])
-@pytest.mark.parametrize("intervals", [True, False])
+@pytest.mark.parametrize("intervals", thinned([True, False]))
 def test_scores_of_a_classifier(tmp_path: Path, names: list[str], intervals: bool) -> None:
     scores = {"mcc": 0.4, "auroc": None, "log_loss": 0.6}
     part = {"items": 9, "model": scores, "majority_class": {"mcc": 0.0}}
