@@ -123,3 +123,11 @@ def test_training_hides_one_fact_in_short_rows_and_some_in_long_ones() -> None:
 
     assert markers(256) == {1 + 8}, "a fact, and the questions for it"
     assert markers(1024) == {1 + 4, 2 + 4, 4 + 4}
+
+
+@pytest.mark.parametrize("name", needles.TASKS)
+def test_every_task_is_trained_on_whatever_is_drawn(name: str) -> None:
+    train, rng = needles.tasks([name], 2)[name].draws.train, np.random.default_rng(0)
+    for length in (256, 1024):
+        asked = {int((drawn.targets >= 0).sum()) for drawn in (train(rng, length, 2) for _ in range(20))}
+        assert len(asked) == 1 + (2 if length == 1024 and name.startswith("two_hop") else 0), "of hops a chain once"

@@ -114,7 +114,8 @@ def _task(kind: Kind, ground: Ground, steps: int) -> Task:
     def train(rng: np.random.Generator, length: int, batch: int) -> Drawn:
         chains, questions = kind.begin
         if length >= LENGTH:
-            chains, questions = int(rng.choice(MIXED)), QUESTIONS
+            chains = int(rng.choice(MIXED))
+            questions = QUESTIONS if kind.hops == 1 else min(QUESTIONS, chains)  # of hops a chain is asked for once
         return partial(test, chains=chains, questions=questions)(rng, length, batch)
 
     vocabulary = ground.script.vocabulary
@@ -307,10 +308,11 @@ def about(results: Results) -> str:
         f"- several: {several.chains} facts, one asked for. two_hop: {hop.chains} chains of two facts, key to key and "
         "key to value; the first key asks for the value. Chance there is to name any value that was read.\n"
         f"- dna: random nucleotides. text: characters, random words of {len(VOCABULARY)} by Zipf's law.\n"
-        f"- Training asks {QUESTIONS} times, for {', '.join(map(str, MIXED))} facts, or chains, a number that is drawn "
-        "for each batch, so that values have to be kept for some hundred tokens; in its shorter first rows for one "
-        f"fact, {KINDS['single'].begin[1]} times. A test asks once, at its end. Tests are read as "
-        f"streams, {ROWS} sequences side by side; peak memory is the growth above the loaded model and the sequences."
+        f"- Training asks {QUESTIONS} times, of two hops for each chain once, for {', '.join(map(str, MIXED))} facts, or "
+        "chains, a number that is drawn for each batch, so that values have to be kept for some hundred tokens; in its "
+        f"shorter first rows for one fact, {KINDS['single'].begin[1]} times. A test asks once, at its end. Tests are "
+        f"read as streams, {ROWS} sequences side by side; peak memory is the growth above the loaded model and the "
+        "sequences."
     )
 
 
