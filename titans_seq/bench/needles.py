@@ -309,9 +309,9 @@ def about(results: Results) -> str:
         "key to value; the first key asks for the value. Chance there is to name any value that was read.\n"
         f"- dna: random nucleotides. text: characters, random words of {len(VOCABULARY)} by Zipf's law.\n"
         f"- Training asks {QUESTIONS} times, of two hops for each chain once, for {', '.join(map(str, MIXED))} facts, "
-        "or chains, a number that is drawn for each batch, so that values have to be kept for some hundred tokens; in its "
-        f"shorter first rows for one fact, {KINDS['single'].begin[1]} times. A test asks once, at its end. Tests are "
-        f"read as streams, {ROWS} sequences side by side; peak memory is the growth above the loaded model and the "
+        "or chains, a number that is drawn for each batch, so that values have to be kept for some hundred tokens; in "
+        f"its shorter first rows for one fact, {KINDS['single'].begin[1]} times. A test asks once, at its end. Tests "
+        f"are read as streams, {ROWS} sequences side by side; peak memory is the growth above the loaded model and the "
         "sequences."
     )
 
