@@ -107,6 +107,8 @@ def test_a_preset_that_is_set_comes_over_what_the_config_has() -> None:
         assert ours.memory.learning == plain.memory.learning and ours.memory.chunk_size == made().memory.chunk_size
     memory = made("backbone.memory.preset=ttt_mlp").memory
     assert memory == MemoryConfig.model_validate({"preset": "ttt_mlp"})
+    whole = made("backbone.memory.preset=yaad", "backbone.preset=mac").memory  # nor does an earlier one hold
+    assert whole.structure == BackboneConfig.model_validate({"preset": "mac"}).memory.structure and not whole.rope
     later = made("backbone.preset=mac", "backbone.memory.structure={kind: matrix}", "backbone.block.segment=32")
     assert later.memory.structure.kind == "matrix" and later.block == MAC(segment=32)
 

@@ -47,7 +47,7 @@ from titans_seq.forecast import (
     with_time,
 )
 from titans_seq.job import Job, dry, finished, identity, keep, reading_of, write
-from titans_seq.memory import NeuralMemory, recorded_surprise, taken_surprise
+from titans_seq.memory import recorded_surprise, surprised, taken_surprise
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.examples import forecast_examples
 from titans_seq.resources import data_file
@@ -458,7 +458,7 @@ PATCHES = 2000  # along which the memory's surprise is drawn
 def _surprise(model: SequenceModel, series: Series) -> dict[str, Any]:
     """How strongly the memory had to change with each of a series' last patches, read from an empty memory."""
     patch, reader = model.task.patch, Forecaster(model, static=series.static)
-    if not any(isinstance(module, NeuralMemory) for module in model.modules()):
+    if not surprised(model):
         return {}
     first = max(0, len(series) - 1 - PATCHES * patch)
     with recorded_surprise(model) as seen:

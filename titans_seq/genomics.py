@@ -21,7 +21,7 @@ from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import FastaFile, PartFile, RowFile
 from titans_seq.errors import InputError, ModelError, UsageError, warn
 from titans_seq.job import Job, SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
-from titans_seq.memory import NeuralMemory
+from titans_seq.memory import surprised
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.resources import data_file, is_there
 from titans_seq.stream import Point, Steps, prefetch
@@ -249,8 +249,7 @@ def tracks_of(model: SequenceModel, out: Path | None = None) -> tuple[str, ...]:
     """Tracks that a model has, or those of them that a file gets by itself."""
     if out is not None and out.suffix != ".parquet":
         return TRACKS[:1]
-    has_memory = any(isinstance(part, NeuralMemory) and part.config.gates == "token" for part in model.modules())
-    return tuple(track for track in TRACKS if has_memory or track != "surprise")
+    return tuple(track for track in TRACKS if track != "surprise" or surprised(model))
 
 
 def _must_be_language_model(source: str, model: SequenceModel) -> None:

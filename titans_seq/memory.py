@@ -220,20 +220,28 @@ class _Unit(torch.autograd.Function):
         return found if to_scale is None else found - y * (to_scale * scale.square())
 
 
+def surprised(model: nn.Module) -> "list[NeuralMemory]":
+    """The memories whose surprise is known for each token as it is read.
+
+    Not those with gates by chunk, which read only whole chunks, nor of models that read from both ends those that read
+    back, for which the last token is the first.
+    """
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, NeuralMemory) and module.config.gates == "token" and ".back." not in f".{name}"
+    ]
+
+
 @contextmanager
 def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
     r"""Record the surprise $\lVert \partial\ell_t / \partial M \rVert$ (B, H, T) of what ``model`` reads meanwhile.
 
     One list a memory, in the order of the blocks, which gains a tensor a call. A surprise is taken at the memory
     that the token met, the start of its chunk; it is the Frobenius norm over all layers of a memory, a head
-    (Titans, section 3.1: the momentary surprise without its weight θ). Left out are memories with gates by chunk, which
-    read only whole chunks, and of models that read from both ends those that read back, for which the last is first.
+    (Titans, section 3.1: the momentary surprise without its weight θ); of the memories of `surprised`.
     """
-    memories = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, NeuralMemory) and module.config.gates == "token" and ".back." not in f".{name}"
-    ]
+    memories = surprised(model)
     for memory in memories:
         memory.surprise = []
     try:

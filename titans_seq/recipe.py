@@ -211,7 +211,7 @@ def _make_room(place: dict[str, Any], key: str, preset: Preset) -> None:
     if key.endswith("backbone.preset"):
         place.pop("block", None)
         memory = place.get("memory", {})
-    for field in preset.memory if isinstance(memory, dict) else ():
+    for field in ("preset", *preset.memory) if isinstance(memory, dict) else ():
         memory.pop(field, None)
 
 

@@ -39,8 +39,8 @@ _DEEP = {"kind": "mlp", "depth": 2, "expansion": 4.0, "norm": True}  # x + LN(W 
 # Steps as printed, not divided by what a token's Jacobian bears: under the norm that bound is an order too careful, so
 # that these memories, which forget, would hardly move, and it would cancel the δ of Yaad's slope. What bounds Yaad and
 # Memora is their own: δ, the simplex, and the norm, under which gradients shrink as weights grow. Moneta's slope grows
-# with the square of its error, faster than the norm shrinks it: values of a norm beyond some 20 overflow in a stream,
-# ten times what a layer makes at first (``learning: {normalised: true}`` bounds it too).
+# with the square of its error, faster than the norm shrinks it: large values overflow in a stream, tried by hand from a
+# norm of some 20 on, ten times what a layer makes at first (``learning: {normalised: true}`` bounds it too).
 _AS_PRINTED = {"kind": "gradient_descent", "normalised": False}
 _MIRAS_BLOCK = {"structure": _DEEP, "learning": _AS_PRINTED, "rope": True, "gate_rank": 32}
 # κ of Yaad, whose slope has norm δ√D beyond δ and which with 1 trains with gradients of norm 400, and of Memora, which

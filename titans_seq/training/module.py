@@ -167,7 +167,7 @@ class SequenceModule(L.LightningModule):
         except NumericFault as fault:
             raise self._fault(f"Validation: {fault}", self.step) from None
         score, least = scores[self.name], self.best.get(self.name, math.nan)
-        if math.isnan(score) and not self.best:
+        if math.isnan(score) and not self.best and self.world.first:
             warn(f"{self.run}: {self.name} of the validation items is no number, so that the last weights are kept.")
         better = math.isnan(least) or self.sign * (score - least) > 0
         self.since_best = 0 if better else self.since_best + 1

@@ -21,8 +21,8 @@ HELD = 2**30  # bytes of chunks' memories that are held at once, where a call do
 LONGEST, WIDTHS = 64, (16, 32, 64, 128)  # tokens of a chunk, channels of a head
 ROWS = 65_535  # of batch and head: the most that a grid of programs has along its second axis
 # Bytes of shared memory that the largest kernel of two layers asks for at its smallest block, by bytes of a number that
-# is multiplied, rows of a chunk and width of a head: told by the compiler for sm_80, sm_89 and sm_90, the most of them.
-# What is not here fits into the 101,376 of an sm_86 or sm_89, the least of those that have bfloat16.
+# is multiplied, rows of a chunk and width of a head: compiled by hand with Triton 3.6 and 3.7 for sm_80, sm_89 and
+# sm_90, the most of them. What is not here fits into the 101,376 of an sm_86 or sm_89, the least of the GPUs meant.
 SHARED = {
     (4, 64, 128): 299_008,
     (4, 64, 64): 163_840,
@@ -59,12 +59,16 @@ class Spec(NamedTuple):
     WIDE_DELTA: bool
 
 
+def _rows(chunk_size: int) -> int:
+    """Rows that a kernel has for a chunk's tokens: a power of two, 16 at least."""
+    return max(16, 1 << (chunk_size - 1).bit_length())
+
+
 def _too_large(x: ScanInputs, rule: ScanRule, multiplied: torch.dtype) -> str:
     """The shared memory that the kernels need and this GPU has not; empty if it has."""
     if not x.q.is_cuda or len(rule.initial) == 1:
         return ""
-    rows = max(16, 1 << (rule.chunk_size - 1).bit_length())
-    needed = SHARED.get((multiplied.itemsize, rows, x.q.shape[-1]), 0)
+    needed = SHARED.get((multiplied.itemsize, _rows(rule.chunk_size), x.q.shape[-1]), 0)
     there = getattr(torch.cuda.get_device_properties(x.q.device), "shared_memory_per_block_optin", needed)
     if needed <= there:
         return ""
@@ -96,7 +100,7 @@ def spec_of(x: ScanInputs, rule: ScanRule) -> Spec:
     delta = bias.delta if isinstance(bias, WithDelta) else 0.0
     return Spec(
         C=rule.chunk_size,
-        TILE=max(16, 1 << (rule.chunk_size - 1).bit_length()),
+        TILE=_rows(rule.chunk_size),
         D=x.q.shape[-1],
         HIDDEN=rule.initial[-1].shape[-2],
         DEPTH=len(rule.initial),
