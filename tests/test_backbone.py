@@ -177,7 +177,7 @@ assert {type(config.block) for config in (HARDENED, *AROUND)} == set(BLOCKS)
 
 def survivors(whole: list[BackboneConfig], fewer: list[BackboneConfig]) -> pytest.MarkDecorator:
     """Some of which a third read 100,000 tokens always, some that read a fifth of them outside of ``make soak``."""
-    cases = [*thinned(((config, TOKENS) for config in whole), 3), *((config, FEWER) for config in fewer)]
+    cases = [*thinned((config, TOKENS) for config in whole), *((config, FEWER) for config in fewer)]
     long = [pytest.param(config, TOKENS, marks=pytest.mark.soak) for config in fewer]
     return pytest.mark.parametrize(("config", "tokens"), [*cases, *long], ids=survivor)
 

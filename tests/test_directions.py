@@ -1,5 +1,6 @@
 """Laws of backbones that read whole sequences: from both ends, and equivariant under the reverse complement."""
 
+from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.conftest import thinned
 from titans_seq.backbone import Backbone, BackboneConfig
 from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly, BlocksConfig, Direction, Hybrid, Whole
 from titans_seq.checkpoint import SequenceModel, load_backbone, load_pretrained, save_pretrained
@@ -22,10 +24,20 @@ PAPER = MAC(segment=8, mode="paper")
 DELTA = MemoryConfig.model_validate({"preset": "gated_deltanet", "chunk_size": 8})
 WIDTH, LENGTH = 8, 30
 
-every_block = pytest.mark.parametrize(
-    "block", [*BLOCKS, PAPER], ids=lambda b: "-".join(map(str, b.model_dump().values()))
+
+def named(value: Any) -> str:
+    return str(value) if isinstance(value, str | bool) else "-".join(map(str, value.model_dump().values()))
+
+
+every_block = pytest.mark.parametrize("block", [*BLOCKS, PAPER], ids=named)
+every_block_and_direction = pytest.mark.parametrize(
+    ("block", "direction"), list(product([*BLOCKS, PAPER], get_args(Direction))), ids=named
 )
-every_direction = pytest.mark.parametrize("direction", get_args(Direction))
+every_backbone = pytest.mark.parametrize(
+    ("block", "direction", "equivariant"),
+    thinned(product([*BLOCKS, PAPER], get_args(Direction), [False, True])),
+    ids=named,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +100,7 @@ def test_every_row_sees_both_sides(block: BlocksConfig) -> None:
     assert not config(block).causal
 
 
-@every_block
-@every_direction
-@pytest.mark.parametrize("equivariant", [False, True], ids=["", "equivariant"])
+@every_backbone
 def test_records_of_any_length_in_one_batch_are_read_as_if_alone(
     block: BlocksConfig, direction: Direction, equivariant: bool
 ) -> None:
@@ -120,9 +130,7 @@ def test_a_layer_is_the_sum_of_a_mixer_from_each_end(block: BlocksConfig, memory
     assert (both(x.flip(1), Whole(Turn(x), 8))[0] - y.flip(1)).abs().max() > 1e-3
 
 
-@every_block
-@every_direction
-@pytest.mark.parametrize("equivariant", [False, True], ids=["", "equivariant"])
+@every_backbone
 def test_gradients_reach_every_parameter_which_are_saved_once(
     block: BlocksConfig, direction: Direction, equivariant: bool
 ) -> None:
@@ -175,8 +183,7 @@ def test_patches_are_read_from_both_ends_too() -> None:
 # --- equivariance
 
 
-@every_block
-@every_direction
+@every_block_and_direction
 def test_the_other_strand_has_the_rows_turned_and_halves_swapped(block: BlocksConfig, direction: Direction) -> None:
     """f(rc x) = rc f(x) for hidden rows and for the bases of a masked language model; with records of any length."""
     made = config(block, direction, equivariant=True)
@@ -189,8 +196,7 @@ def test_the_other_strand_has_the_rows_turned_and_halves_swapped(block: BlocksCo
     torch.testing.assert_close(head.bases(other)[real], turn(head.bases(own).flip(-1))[real], **EXACT)
 
 
-@every_block
-@every_direction
+@every_block_and_direction
 def test_both_strands_get_the_same_prediction(block: BlocksConfig, direction: Direction) -> None:
     made = config(block, direction, equivariant=True)
     model = SequenceModel(made, Classification(classes=("a", "b"))).double().eval()

@@ -82,7 +82,7 @@ def assert_alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
 KINDS = [*((block, "classification") for block in BLOCKS), ("mag", "language")]
 
 
-@pytest.mark.parametrize(("kind", "sizes"), thinned(product(KINDS, [(SIZE, 1), (SIZE, 3), (16, 64), (4096, 64)]), 3))
+@pytest.mark.parametrize(("kind", "sizes"), thinned(product(KINDS, [(SIZE, 1), (SIZE, 3), (16, 64), (4096, 64)])))
 def test_neither_batch_nor_block_size_matters(fasta: Path, kind: tuple[str, str], sizes: tuple[int, int]) -> None:
     (block, task), (size, batch_size) = kind, sizes
     model = make(BLOCKS[block], TASKS[task])

@@ -40,7 +40,7 @@ def drawn(decay: str, erases: bool, length: int, width: int, dtype: torch.dtype,
     return problem(decay, erases, 1, length, (1, 2, width, width), ends).to(DEVICE, dtype)
 
 
-@pytest.mark.parametrize(("length", "width", "decay", "erases", "dtype"), thinned(CASES, 3))
+@pytest.mark.parametrize(("length", "width", "decay", "erases", "dtype"), thinned(CASES))
 def test_kernels_are_the_printed_recurrence(
     length: int, width: int, decay: str, erases: bool, dtype: torch.dtype
 ) -> None:
