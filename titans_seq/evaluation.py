@@ -80,9 +80,9 @@ def evaluate(
         if dry_run:
             return dry(model, files=1)
         compared, blocks = _stream(model, source, path, cut, batch_size, baseline, both_strands)
-        groups = [block.id for block in blocks]
-        found = {**compare(compared, seed=seed, resamples=resamples), "items": len(set(groups))}
-        found |= _by_chromosome(compared, np.array(groups))
+        records = {block.record for block in blocks}
+        found = {**compare(compared, seed=seed, resamples=resamples), "items": len(records)}
+        found |= _by_chromosome(compared, np.array([block.chrom or block.id for block in blocks]))
         options = {"both_strands": both_strands, "regions": cut.model_dump_json(exclude_defaults=True)}
         keep(source, "evaluate", path, found, lambda: _region_of_genome(model, blocks, both_strands), **options)
         return found

@@ -473,4 +473,5 @@ def blocks_of(
     for number, record in enumerate(found):
         starts = range(0, max(1, len(record)), size)
         for start in starts:
-            yield Block(number, record.id, start, record.codes[start : start + size], start == starts[-1])
+            codes = record.codes[start : start + size]
+            yield Block(number, record.id, start, codes, start == starts[-1], record.chrom)

@@ -397,6 +397,15 @@ def tested(tmp_path: Path) -> Path:
     return path
 
 
+def test_intervals_are_measured_by_their_chromosome(titans: Any, models: Any, tiny: Any, tmp_path: Path) -> None:
+    bed = tmp_path / "places.bed"
+    bed.write_text("r0\t0\t80\tone\nr1\t5\t90\ttwo\nr0\t100\t180\tthree\n")
+    given = ["genomics", "evaluate", models.language, bed, "--reference", tiny.fasta, "--json", *FEW]
+    found = json.loads(titans(*given).stdout)
+    assert found["items"] == 3
+    assert {name: part["model"]["scored_bases"] for name, part in found["chromosomes"].items()} == {"r0": 160, "r1": 85}
+
+
 def test_leak_free_rows_and_chromosomes_are_measured_alone(
     titans: Any, models: Any, tested: Path, tmp_path: Path
 ) -> None:

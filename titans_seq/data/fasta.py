@@ -26,6 +26,7 @@ class Block:
 
     ``record`` is the 0-based number of the record in the file, ``start`` the 0-based position of the first base
     of ``codes`` (n,) uint8 in the record. ``last`` marks the record's final block; an empty record is one empty block.
+    ``chrom`` is the chromosome that a record was cut out of; of a FASTA's each record is one, called ``id``.
     """
 
     record: int
@@ -33,6 +34,7 @@ class Block:
     start: int
     codes: np.ndarray
     last: bool
+    chrom: str | None = None
 
 
 @dataclass
