@@ -148,8 +148,9 @@ def test_gaps_are_not_filled_with_what_comes(titans: Any, tiny: Any, run: Path, 
                   "--on-gap", "interpolate").stderr  # fmt: skip
     assert "gaps.csv: values in gaps are interpolated" in told and "validation windows too" in told
     out = tmp_path / "b.csv"
-    for model, given in ((run, ("--on-gap", "interpolate")), (trained, ())):
-        told = titans("forecast", "backtest", model, table, "--windows", 2, "--out", out, *given, code=2).stderr
+    asked = (run, "--on-gap", "interpolate")
+    for verb in (("backtest", *asked, "--windows", 2), ("backtest", trained, "--windows", 2), ("anomalies", *asked)):
+        told = titans("forecast", *verb[:2], table, *verb[2:], "--out", out, code=2).stderr
         assert "on the line to a value after it" in told and "--on-gap ffill or nan" in told and not out.exists()
     for how in ("nan", "ffill"):
         found = measured(titans, trained, table, "--windows", 2, "--out", out, "--on-gap", how, "--overwrite")

@@ -12,7 +12,17 @@ from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError
 from titans_seq.files import must_be_new
-from titans_seq.forecast import begun, extended, for_table, must_reach, read_table, stamp, unique_id, with_time
+from titans_seq.forecast import (
+    begun,
+    extended,
+    filled_from_the_past,
+    for_table,
+    must_reach,
+    read_table,
+    stamp,
+    unique_id,
+    with_time,
+)
 from titans_seq.job import Job, dry, finished, identity, write
 from titans_seq.progress import Progress
 from titans_seq.report.plots.anomalies import anomaly_plot
@@ -51,6 +61,7 @@ def anomalies(
         options: of `Job` and `SeriesSource`.
 
     Raises:
+        UsageError: if gaps are to be interpolated.
         InputError: if the calibration rows are too few.
     """
     job, reading = Job.among(options)
@@ -60,6 +71,7 @@ def anomalies(
     must_be_new(picture, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")
     task = model.task
+    filled_from_the_past(source, model, reading)
     table = read_table(source, model, path, reading, task.before + step_of(task))
     series = list(table.series)
     must_reach(path, series, task.before + step_of(task))

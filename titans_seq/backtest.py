@@ -36,6 +36,7 @@ from titans_seq.forecast import (
     Forecaster,
     begun,
     columns_of,
+    filled_from_the_past,
     for_table,
     forecast_steps,
     must_reach,
@@ -46,7 +47,7 @@ from titans_seq.forecast import (
     unique_id,
     with_time,
 )
-from titans_seq.job import Job, dry, finished, identity, keep, reading_of, write
+from titans_seq.job import Job, dry, finished, identity, keep, write
 from titans_seq.memory import recorded_surprise, surprised, taken_surprise
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.examples import forecast_examples
@@ -98,7 +99,7 @@ def backtest(
     must_be_new(metrics, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")
     task = model.task
-    on_gap = _on_gap(source, model, reading)
+    on_gap = filled_from_the_past(source, model, reading)
     horizon = horizon or task.horizon
     step = step or horizon
     behind = horizon + (windows - 1) * step
@@ -229,25 +230,6 @@ def _refitted(
     folder = out.with_name(f"{out.name}.refits") / f"{block.held}-rows-held-out"
     train(recipe, folder, device=job.device, resume=job.resume, overwrite=job.overwrite)
     return block._replace(source=str(folder))
-
-
-def _on_gap(source: str, model: SequenceModel, reading: dict[str, Any]) -> str:
-    """What becomes of gaps, as was said now or in training.
-
-    Raises:
-        UsageError: if they are to be interpolated.
-    """
-    trained = {} if model.task.zero_shot else reading_of(source)
-    on_gap = str(reading.get("on_gap") or trained.get("on_gap") or "nan")
-    if on_gap == "interpolate":
-        whose = (
-            "--on-gap interpolate" if reading.get("on_gap") else f"{source} was trained with --on-gap interpolate. It"
-        )
-        raise UsageError(
-            f"{whose} looks ahead: rows before an origin would lie on the line to a value after it, and errors be too "
-            "small. Give --on-gap ffill or nan."
-        )
-    return on_gap
 
 
 # --- windows that the model knows

@@ -235,6 +235,25 @@ def _rows_read(series: Series, last: np.datetime64, frequency: str | None, file:
 # --- tables
 
 
+def filled_from_the_past(source: str, model: SequenceModel, reading: dict[str, Any]) -> str:
+    """What becomes of gaps, as was said now or in training, where rows are judged by those before them.
+
+    Raises:
+        UsageError: if they are to be interpolated.
+    """
+    trained = {} if model.task.zero_shot else reading_of(source)
+    on_gap = str(reading.get("on_gap") or trained.get("on_gap") or "nan")
+    if on_gap == "interpolate":
+        whose = (
+            "--on-gap interpolate" if reading.get("on_gap") else f"{source} was trained with --on-gap interpolate. It"
+        )
+        raise UsageError(
+            f"{whose} looks ahead: what is forecast from would lie on the line to a value after it, and errors be too "
+            "small. Give --on-gap ffill or nan."
+        )
+    return on_gap
+
+
 def read_table(
     source: str,
     model: SequenceModel,

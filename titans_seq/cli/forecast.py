@@ -71,8 +71,8 @@ class Reading:
     on_gap: Annotated[
         Literal["nan", "ffill", "interpolate", "keep", "error"] | None,
         typer.Option(
-            help="What missing timestamps become; interpolate looks ahead to a gap's end, and backtest refuses it; "
-            "keep reads rows as they come, for irregular series."
+            help="What missing timestamps become; interpolate looks ahead to a gap's end, and backtest and anomalies "
+            "refuse it; keep reads rows as they come, for irregular series."
         ),
     ] = None
 
