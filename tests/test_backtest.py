@@ -174,6 +174,18 @@ def test_refits_know_nothing_of_what_comes(titans: Any, tiny: Any, run: Path, tm
     assert not frames[0].equals(frames[1])
 
 
+def test_each_refit_reads_every_series_from_its_first_row(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    """Of what the model before it made of other series nothing is left: the last block is what its model says alone."""
+    run, out = tmp_path / "run", tmp_path / "b.parquet"
+    settings = ["--set", "task.reads=stream", "--set", "training.steps=1"]
+    titans("forecast", "train", tiny.long, "--out", run, *tiny.forecast, *settings)
+    titans("forecast", "backtest", run, tiny.long, "--windows", 2, "--refit", 1, "--out", out)
+    *_, last = sorted((tmp_path / "b.parquet.refits").iterdir(), reverse=True)  # fewest rows held out
+    titans("forecast", "backtest", last, tiny.long, "--windows", 1, "--out", tmp_path / "alone.parquet")
+    found, alone = pl.read_parquet(out), pl.read_parquet(tmp_path / "alone.parquet")
+    assert found.filter(pl.col("cutoff") == alone["cutoff"][0]).equals(alone)
+
+
 def test_a_refit_is_the_recipe_with_rows_held_out(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:
     measured(titans, run, tiny.wide, "--windows", 2, "--refit", 2, "--out", tmp_path / "a.csv")
     one = tmp_path / "one"
@@ -215,6 +227,42 @@ def test_a_stopped_backtest_goes_on(
         assert again["model"] == whole["model"] and again["steps"] == whole["steps"]
         assert out.read_bytes() == (tmp_path / "a.jsonl").read_bytes()
     assert "already_finished" in measured(titans, *given, "--out", out, "--resume")
+
+
+def test_seasonal_naive_makes_nothing_up() -> None:
+    """Of a series of less than a season, and of phases that were never seen, the last value stands."""
+    times = np.datetime64("2024-01-01") + np.arange(9)
+    for head in (0, 3):
+        values = np.arange(9.0)[:, None]
+        values[:head] = np.nan
+        one = baselines.SeasonalNaive(Series("", times, values, ("a",)), 7)
+        assert one.forecast(5, 3)[:, 0].tolist() == [4.0, 4.0, 4.0 if head else 0.0]
+        assert one.forecast(9, 3)[:, 0].tolist() == ([2.0, 3.0, 4.0] if not head else [8.0, 3.0, 4.0])
+
+
+def test_a_column_that_begins_late_spoils_no_other(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    table, out = tmp_path / "late.csv", tmp_path / "f.csv"
+    head, *rows = tiny.wide.read_text().splitlines()
+    table.write_text("\n".join([head, *(row if n > 74 else row.rsplit(",", 1)[0] + "," for n, row in enumerate(rows))]))
+    given = [*tiny.forecast, "--set", "training.steps=1"]
+    titans("forecast", "train", table, "--out", tmp_path / "run", *given)
+    titans("forecast", "predict", tmp_path / "run", table, "--out", out)
+    assert pl.read_csv(out)["mean"].is_finite().all()
+    titans("forecast", "predict", "series_small", table, "--out", out, "--overwrite")
+    titans("forecast", "train", tiny.wide, "--out", tmp_path / "b", *given, "--set", "task.channels=[b]")
+    task = json.loads((tmp_path / "b" / "model" / "task.json").read_text())
+    assert task["channels"] == ["b"] and task["location"] == pytest.approx([2.0], abs=0.1)
+    given += ["--out", tmp_path / "c", "--set", "task.channels=[c]"]
+    assert "has no column c" in titans("forecast", "train", tiny.wide, *given, code=4).stderr
+
+
+def test_ids_that_look_like_numbers_are_text(titans: Any, models: Any, tiny: Any, tmp_path: Path) -> None:
+    table = tmp_path / "long.csv"
+    head, *rows = tiny.long.read_text().splitlines()
+    table.write_text("\n".join([head, *({"x": "001", "y": "1"}[row[0]] + row[1:] for row in rows), ""]))
+    for suffix in (".csv", ".tsv", ".parquet"):
+        found = measured(titans, models.long, table, "--windows", 2, "--out", tmp_path / f"{suffix[1:]}{suffix}")
+        assert {one["unique_id"] for one in found["series"]} == {"001", "1"}
 
 
 def test_metrics_have_their_own_file_and_are_not_overwritten(titans: Any, tiny: Any, run: Path, tmp_path: Path) -> None:

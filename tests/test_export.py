@@ -120,6 +120,22 @@ assert "pydantic" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+def test_only_an_export_is_overwritten(titans: Any, models: Any, tmp_path: Path) -> None:
+    out, given = tmp_path / "export", ["models", "export", models.wide, "--overwrite", "--out"]
+    for _ in range(2):
+        titans(*given, out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all I have")
+    (out / "notes.txt").touch()
+    for folder, what in ((tmp_path / "mine", "thesis.txt"), (out, "notes.txt"), (models.wide, "checkpoints")):
+        assert f"it holds {what}, so that --overwrite does not replace it" in titans(*given, folder, code=2).stderr
+        assert (folder / what).exists()
+    (tmp_path / "file").touch()
+    assert "is a file" in titans(*given, tmp_path / "file", code=2).stderr
+    assert "reads windows of 12 rows" in titans(*given, tmp_path / "new", "--window", 7, code=2).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "file", "mine"]
+
+
 @pytest.mark.parametrize(("name", "batch"), [("dna_small", "(1, 64)"), ("series_small", "(1, 504, 1)")])
 def test_what_is_shipped_is_exported(titans: Any, tmp_path: Path, name: str, batch: str) -> None:
     titans("models", "export", name, "--out", tmp_path / "exported")

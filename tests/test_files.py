@@ -124,13 +124,16 @@ def test_an_output_that_exists(tmp_path: Path, make: Callable[[Path], None]) -> 
     out = tmp_path / "out"
     must_be_new(out, overwrite=False)
     make(out)
-    if out.is_dir():
-        must_be_new(out, overwrite=False)  # there is nothing in it to lose
+    if folder := out.is_dir():
+        must_be_new(out, overwrite=False, folder=True)  # there is nothing in it to lose
         (out / "file").touch()
     with pytest.raises(UsageError, match=r"out exists\. Choose another --out, or add --overwrite"):
-        must_be_new(out, overwrite=False)
-    must_be_new(out, overwrite=True)
-    must_be_new(out, overwrite=False, resume=True)
+        must_be_new(out, overwrite=False, folder=folder)
+    must_be_new(out, overwrite=True, folder=folder)
+    must_be_new(out, overwrite=False, resume=True, folder=folder)
+    if out.exists():
+        with pytest.raises(UsageError, match=f"out is a {'folder' if folder else 'file'}"):
+            must_be_new(out, overwrite=True, folder=not folder)
 
 
 def test_json_has_no_number_that_json_does_not_know() -> None:

@@ -465,6 +465,10 @@ def test_state_files_are_new_and_not_one(titans: Any, tiny: Any, run: Path, tmp_
     assert "already finished" in titans(*given, "--resume", "--state-out", state).stdout
     state.unlink()
     assert "is not there" in titans(*given, "--resume", "--state-out", state, code=2).stderr
+    assert "is the file of --out" in titans(*given[:-1], state, "--state-out", state, code=2).stderr
+    (tmp_path / "folder.csv").mkdir()
+    for more in ((), ("--overwrite",), ("--resume",)):
+        assert "folder.csv is a folder" in titans(*given[:-1], tmp_path / "folder.csv", *more, code=2).stderr
 
 
 def test_a_stopped_prediction_goes_on_with_its_states(
@@ -486,6 +490,7 @@ def test_a_stopped_prediction_goes_on_with_its_states(
         patch.setattr("titans_seq.forecast.series_steps", signalled)
         titans(*resumed, code=143)
     assert not (tmp_path / "b.csv").exists() and not (tmp_path / "state").exists()
+    assert "reading" in titans(*resumed, "--on-gap", "ffill", "--resume", code=3).stderr
     titans(*resumed, "--resume")
     assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
     (one, of_one), (other, of_other) = read_state(tmp_path / "state"), read_state(tmp_path / "whole")

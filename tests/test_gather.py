@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from titans_seq.data.fasta import Block
 from titans_seq.data.shards import Shard
 from titans_seq.errors import UsageError
+from titans_seq.files import held
 from titans_seq.stream import walk
 from titans_seq.stream.sequences import units_of
 
@@ -153,6 +154,15 @@ def test_shards_that_do_not_belong_together_are_refused(
     assert "is no shard" in refused(out, one, tmp_path / "x.csv")
     assert "does not exist" in refused(out, one, tmp_path / "no", code=2)
     assert "should end in .csv" in refused(tmp_path / "out.tsv", one, two, code=2)
+    broken = tmp_path / "broken"
+    head, rows = one.read_bytes().split(b"\n", 1)
+    for damaged in (rows[: rows.rindex(b"\n", 0, -1) + 1], rows[:-9], b""):  # whole lines are gone, or part of one
+        broken.write_bytes(head + b"\n" + damaged)
+        assert "broken is damaged" in refused(out, broken, two)
+    broken.write_bytes(head.replace(b'"span"', b'"spam"') + b"\n" + rows)
+    assert "broken is damaged" in refused(out, broken, two)
+    with held(out):
+        assert "is in use" in refused(out, one, two, code=6)
     titans("gather", out, one, two)
     assert "exists" in titans("gather", out, one, two, code=2).stderr
 

@@ -154,6 +154,14 @@ def test_data_must_suit_the_task_and_the_backbone_too() -> None:
     build(recipe("classification", **printed) | {"training": {"truncate": 128}})
 
 
+@pytest.mark.parametrize("text", ["1e20", "1E3", "-.5e3", ".inf", "001", "no", "~", "a: b"])
+def test_text_stays_text(text: str, tmp_path: Path) -> None:
+    first = build(recipe("forecasting"), [])
+    data = first.data.model_copy(update={"path": text})
+    (tmp_path / "recipe.yaml").write_text(first.model_copy(update={"data": data}).text())
+    assert load_recipe(tmp_path / "recipe.yaml").data.path == text
+
+
 def test_differences_name_key_and_both_values() -> None:
     one, other = (build(recipe(), [f"backbone.width={width}"]).model_dump(mode="json") for width in (16, 32))
     assert differences(one, other) == ["backbone.width: 16 there, 32 now"]

@@ -1,5 +1,6 @@
 """Rows of a series that are unlike what came before: by their forecast, and by the surprise of the memory."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
-from titans_seq.errors import InputError
+from titans_seq.errors import InputError, UsageError
 from titans_seq.files import must_be_new
 from titans_seq.forecast import (
+    as_read,
     begun,
     extended,
     filled_from_the_past,
@@ -61,10 +63,12 @@ def anomalies(
         options: of `Job` and `SeriesSource`.
 
     Raises:
-        UsageError: if gaps are to be interpolated.
+        UsageError: if gaps are to be interpolated, or ``calibration`` is not finite.
         InputError: if the calibration rows are too few.
     """
     job, reading = Job.among(options)
+    if not math.isfinite(calibration):
+        raise UsageError(f"--calibration {calibration} is no number of rows. Give rows, or below 1 their share.")
     picture = out.with_suffix(".png")
     if finished(out, job) and picture.is_file():
         return {"out": str(out), "already_finished": True}
@@ -120,7 +124,14 @@ def anomalies(
     rows = write(
         out,
         steps,
-        identity(source, [data_file(path)], batch_size=job.batch_size, rate=rate, calibration=calibration),
+        identity(
+            source,
+            [data_file(path)],
+            batch_size=job.batch_size,
+            rate=rate,
+            calibration=calibration,
+            reading=as_read(reading),
+        ),
         job=job,
         template=lambda point: (counts, walk.template(streams)),
     )

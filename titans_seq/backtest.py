@@ -34,6 +34,7 @@ from titans_seq.errors import UsageError, warn
 from titans_seq.files import must_be_new, sha256, to_json, write_text
 from titans_seq.forecast import (
     Forecaster,
+    as_read,
     begun,
     columns_of,
     filled_from_the_past,
@@ -47,7 +48,7 @@ from titans_seq.forecast import (
     unique_id,
     with_time,
 )
-from titans_seq.job import Job, dry, finished, identity, keep, write
+from titans_seq.job import Job, dry, finished, identity, keep, must_differ, write
 from titans_seq.memory import recorded_surprise, surprised, taken_surprise
 from titans_seq.recipe import Recipe, load_recipe
 from titans_seq.report.examples import forecast_examples
@@ -94,6 +95,7 @@ def backtest(
     """
     job, reading = Job.among(options)
     metrics = metrics or out.with_suffix(".json")
+    must_differ(out, "--metrics", metrics)
     if finished(out, job) and metrics.is_file():
         return {**json.loads(metrics.read_text(encoding="utf-8")), "already_finished": True}
     must_be_new(metrics, overwrite=job.overwrite or job.resume)
@@ -165,6 +167,7 @@ def backtest(
         windows=windows,
         horizon=horizon,
         step=step,
+        reading=as_read(reading),
     )
     refits = [sha256(find(one) / "model.safetensors") for one in sorted(sources - {source})]
     write(
@@ -179,8 +182,9 @@ def backtest(
     def drawn() -> dict[str, Any]:
         return {**{name: found[name] for name in ("steps", "calibration")}, **test.drawn(model, out)}
 
+    more = {"horizon": horizon, "reading": as_read(reading)}
     shown = {name: part for name, part in found.items() if name not in ("steps", "calibration", "series")}
-    keep(source, "backtest", path, shown, drawn, windows=windows, step=step, refit=refit)
+    keep(source, "backtest", path, shown, drawn, windows=windows, step=step, refit=refit, **more)
     return found
 
 

@@ -148,7 +148,7 @@ EXTRA = "pip install 'titans-seq[stats]'"
 
 
 class SeasonalNaive:
-    """The value one season ago; where it is missing, the last observed of that phase.
+    """The value one season ago; where it is missing, the last observed of that phase, or if there is none, of all.
 
     Args:
         series: to forecast.
@@ -157,12 +157,14 @@ class SeasonalNaive:
 
     def __init__(self, series: Series, season: int):
         self.season, self.values = season, _filled(series.target, season)
+        self.last = np.nan_to_num(_filled(series.target, 1), nan=0.0)
 
     def forecast(self, origin: int, horizon: int) -> np.ndarray:
         """Forecast (H, C) of the rows from ``origin`` on."""
         steps = np.arange(horizon)
         back = steps - self.season * (steps // self.season + 1)  # rows from the origin, all before it
-        return self.values[np.maximum(origin + back, 0)]
+        found = np.where((origin + back >= 0)[:, None], self.values[np.maximum(origin + back, 0)], np.nan)
+        return np.where(np.isfinite(found), found, self.last[max(origin - 1, 0)])
 
 
 def seasonal_naive(windows: SeriesWindows, season: int) -> np.ndarray:
@@ -173,14 +175,14 @@ def seasonal_naive(windows: SeriesWindows, season: int) -> np.ndarray:
 
 
 def _filled(values: np.ndarray, season: int) -> np.ndarray:
-    """Values (T, C) with the last observed of the same phase where they are missing; 0 where there is none."""
+    """Values (T, C) with the last observed of the same phase where they are missing; NaN where there is none."""
     rows = len(values)
     whole = np.full((-(-rows // season) * season, values.shape[1]), np.nan)
     whole[:rows] = values
     seasons = whole.reshape(-1, season, values.shape[1])
     last = np.where(np.isfinite(seasons), np.arange(len(seasons))[:, None, None], 0)
     filled = np.take_along_axis(seasons, np.maximum.accumulate(last), 0)
-    return np.nan_to_num(filled.reshape(whole.shape)[:rows], nan=0.0)
+    return np.asarray(filled.reshape(whole.shape)[:rows])
 
 
 def has_statistical_model() -> bool:
@@ -203,7 +205,7 @@ class AutoTheta:
     def __init__(self, series: Series, season: int, fitted: int):
         from statsforecast.models import AutoTheta as Theta
 
-        self.values = _filled(series.target, season)
+        self.values = np.nan_to_num(_filled(series.target, season), nan=0.0)
         before = self.values[max(0, fitted - HISTORY) : fitted]
         season = season if len(before) >= 2 * season else 1
         self.models = [None if np.ptp(y) == 0 else Theta(season_length=season).fit(y) for y in before.T]

@@ -98,7 +98,7 @@ def demo(
     Raises:
         UsageError: if ``out`` exists and is not to be overwritten.
     """
-    must_be_new(out, overwrite=overwrite)
+    must_be_new(out, overwrite=overwrite, folder=True)
     began = time.monotonic()
     bench = Bench(out, device, threads)
     prepare(device, threads or 1)

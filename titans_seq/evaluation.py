@@ -73,7 +73,7 @@ def evaluate(
         dry_run: check, measure nothing.
     """
     model = load(source, "genomics", device, threads, seed)
-    kind, cut = SOURCES[model.task.data], regions_for(source, regions)
+    kind, cut = SOURCES[model.task.data], regions_for(source, data_file(path), regions)
     if kind.streamed and leak_free:
         raise UsageError(f"--leak-free is for labelled rows; {source} is a model of task {model.task.kind}.")
     if kind.streamed and model.task.causal:

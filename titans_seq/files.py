@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def held(out: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing ``out``."""
+    return locked(out.with_name(f".{out.name}{LOCK}"), out)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as a whole file in UTF-8."""
     with whole_file(path) as draft:
@@ -141,12 +146,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def must_be_new(path: Path, *, overwrite: bool, resume: bool = False) -> None:
+def must_be_new(path: Path, *, overwrite: bool, resume: bool = False, folder: bool = False) -> None:
     """Refuse an output that exists, unless the user said what to do with it; a folder with nothing in it is none.
 
     Raises:
+        UsageError: if it exists, or is a folder where a file is to be written, or no ``folder`` where one is.
         EnvironmentFault: if nothing can be written there, so that it is said before hours of work.
     """
+    if path.is_dir() != folder and path.exists():
+        raise UsageError(f"{path} is a {'file' if folder else 'folder'}. Choose another --out.")
     nothing = path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
     if (path.exists() or path.is_symlink()) and not (nothing or overwrite or resume):
         raise UsageError(f"{path} exists. Choose another --out, or add --overwrite.")

@@ -17,7 +17,8 @@ from titans_seq.data.times import future_times
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, inform, warn
-from titans_seq.job import SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
+from titans_seq.files import to_json
+from titans_seq.job import SharedJob, about, check_state_files, dry, finished, identity, must_differ, reading_of, write
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps
@@ -51,6 +52,7 @@ def predict(
     and leaves where it stands in ``state_out``. ``options`` are of `SharedJob` and `SeriesSource`.
     """
     job, reading = SharedJob.among(options)
+    must_differ(out, "--state-out", state_out)
     if finished(out, job):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
@@ -97,7 +99,15 @@ def predict(
     rows = write(
         out,
         lambda point: forecast_steps(model, items, describe, job.batch_size, streams, point),
-        identity(source, inputs, batch_size=job.batch_size, quantiles=quantiles, state_out=state_out, horizon=ahead),
+        identity(
+            source,
+            inputs,
+            batch_size=job.batch_size,
+            quantiles=quantiles,
+            state_out=state_out,
+            horizon=ahead,
+            reading=as_read(reading),
+        ),
         job=job,
         units=lambda: units_of(items, job.batch_size, streams),
         template=template_of(streams),
@@ -252,6 +262,11 @@ def filled_from_the_past(source: str, model: SequenceModel, reading: dict[str, A
             "small. Give --on-gap ffill or nan."
         )
     return on_gap
+
+
+def as_read(reading: dict[str, Any]) -> str:
+    """Options of reading that were given, as part of what a job's resume must have alike."""
+    return to_json({name: value for name, value in sorted(reading.items()) if value}, None).strip()
 
 
 def read_table(

@@ -8,7 +8,7 @@ from titans_seq.data import shards
 from titans_seq.data.arrays import EmbeddingFile, TokenFile, TrackFile
 from titans_seq.data.vcf import VcfFile
 from titans_seq.data.write import PartFile, RowFile
-from titans_seq.files import must_be_new
+from titans_seq.files import held, must_be_new
 from titans_seq.variants import MutationFile
 
 KINDS: dict[str, type[PartFile]] = {
@@ -25,7 +25,9 @@ def gather(out: Path, parts: Sequence[Path], *, overwrite: bool = False) -> dict
         overwrite: replace what is there.
 
     Raises:
-        InputError: if a shard is missing, there twice, or of another job.
+        InputError: if a shard is missing, damaged, there twice, or of another job.
+        EnvironmentFault: if a job is writing ``out``.
     """
     must_be_new(out, overwrite=overwrite)
-    return {"out": str(out), "shards": len(parts), "rows": shards.gather(out, parts, KINDS)}
+    with held(out):
+        return {"out": str(out), "shards": len(parts), "rows": shards.gather(out, parts, KINDS)}

@@ -20,7 +20,18 @@ from titans_seq.data.sequences import WHOLE, each_sequence, is_fasta, read_seque
 from titans_seq.data.windows import BEGIN
 from titans_seq.data.write import FastaFile, PartFile, RowFile
 from titans_seq.errors import InputError, ModelError, UsageError, warn
-from titans_seq.job import Job, SharedJob, about, check_state_files, dry, finished, identity, reading_of, write
+from titans_seq.job import (
+    Job,
+    SharedJob,
+    about,
+    check_state_files,
+    dry,
+    finished,
+    identity,
+    must_differ,
+    reading_of,
+    write,
+)
 from titans_seq.memory import surprised
 from titans_seq.memory_state import load_state, save_state
 from titans_seq.resources import data_file, is_there
@@ -60,8 +71,20 @@ class Reading(SharedJob):
 CUT_ALIKE = ("reference", "aliases", "feature", "window", "stride")
 
 
-def regions_for(source: str, given: Mapping[str, Any]) -> Regions:
-    """How sequences are cut out of a genome for a model: as is asked for, else as its training did."""
+def regions_for(source: str, path: Path, given: Mapping[str, Any]) -> Regions:
+    """How sequences are cut out of a genome for a model: as is asked for, else as its training did.
+
+    Raises:
+        UsageError: if it is asked for and ``path`` is FASTA, whose records are read whole.
+    """
+    if is_fasta(path) and not path.is_dir():
+        if given:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UsageError(
+                f"{path} is FASTA, whose records are read whole; {options} cut intervals out of a genome. Leave that "
+                "out, or give the intervals in its place and the genome with --reference."
+            )
+        return WHOLE
     trained = reading_of(source).get("regions", {})
     alike = {name: trained[name] for name in CUT_ALIKE if trained.get(name)}
     gone = {name for name in ("reference", "aliases") if name in alike and not is_there(alike[name])}
@@ -275,6 +298,7 @@ def _read(
     ``out`` is a file of ``kind``, which ``made`` begins where it takes more than its name.
     """
     resume, state_out = reading.resume, reading.state_out
+    must_differ(out, "--state-out", state_out)
     if finished(out, reading, kind.suffixes):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
@@ -300,7 +324,7 @@ def _read(
     steps, template = job(model, course)
     size = block_size(model.backbone.config, getattr(model.task, "bin", 1))
     sequence = reading_of(source).get("sequence")
-    regions = WHOLE if is_fasta(file) else regions_for(source, reading.regions)
+    regions = WHOLE if file.is_dir() else regions_for(source, file, reading.regions)
     if kind is TrackFile and out.suffix in TrackFile.suffixes[:2] and regions.reference is not None:
         raise UsageError(
             f"{out}: a {out.suffix} stands in a genome's coordinates, and an interval is read as a record of its own, "

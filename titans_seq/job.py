@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +19,7 @@ from titans_seq.data.shards import Shard
 from titans_seq.data.shards import described as shard_facts
 from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, ModelError, UsageError, warn
-from titans_seq.files import LOCK, locked, must_be_new, sha256
+from titans_seq.files import held, must_be_new, sha256
 from titans_seq.measured import Measured, keep_measured
 from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.recipe import load_recipe
@@ -224,15 +223,20 @@ def finished(out: Path, job: Job, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     must_be_new(out, overwrite=job.overwrite, resume=job.resume)
     done = job.resume and out.exists() and not job.overwrite
     if done and left_beside(out):
-        with _held(out):
+        with held(out):
             for file in left_beside(out):
                 file.unlink()
     return done
 
 
-def _held(out: Path) -> AbstractContextManager[None]:
-    """Keep other processes from writing ``out``."""
-    return locked(out.with_name(f".{out.name}{LOCK}"), out)
+def must_differ(out: Path, option: str, other: Path | None) -> None:
+    """Refuse two outputs of one name.
+
+    Raises:
+        UsageError: if they are.
+    """
+    if other is not None and other.absolute() == out.absolute():
+        raise UsageError(f"{option} is the file of --out, {out}. Give it another name.")
 
 
 def check_state_files(state_in: Path | None, state_out: Path | None, may_exist: bool) -> None:
@@ -273,7 +277,7 @@ def write(
         span = job.part.span(units())
         shard = span, shard_facts(out, job.part, span, kind, identity)
         identity = identity | {"shard": str(job.part)}
-    with _held(target):
+    with held(target):
         return run_stream(
             steps, target, identity, resume=job.resume, template=template, kind=kind, shard=shard, **options
         )

@@ -83,7 +83,7 @@ class Recipe(Choice):
     def text(self) -> str:
         """The recipe as YAML; the embedding stands there where it is not the usual one of the task."""
         usual = {"backbone": {"embedding"}} if isinstance(self.backbone.embedding, Nucleotides) else None
-        return yaml.safe_dump(self.model_dump(mode="json", exclude=usual), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json", exclude=usual), Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -112,6 +112,12 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML in which text that `_Loader` would take for a number stands in quotes."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def read_yaml(text: str, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import platform
+import re
 import shutil
 import sys
 import time
@@ -15,6 +16,7 @@ from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import (
     SequenceModel,
     check_backbone,
+    find,
     for_tokens,
     load_backbone,
     load_config,
@@ -24,6 +26,7 @@ from titans_seq.data.windows import Items, LabelledSequences
 from titans_seq.embedding import Patches
 from titans_seq.errors import ConfigError, InputError, UsageError, warn
 from titans_seq.files import (
+    DRAFT,
     LOCK,
     clear_drafts,
     locked,
@@ -35,10 +38,16 @@ from titans_seq.files import (
     write_text,
 )
 from titans_seq.job import must_fit, parameters, prepare
-from titans_seq.measured import SEEDS
+from titans_seq.measured import FOLDER, SEEDS
 from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.training.calibration import calibrate, must_suffice
 from titans_seq.training.world import Place, Strategy, World, joined, place_of
+
+# What runs write into their folders; the last tell what a folder is
+_LAST = (SEEDS, "manifest.json", "recipe.yaml")
+_OWN = re.compile(
+    rf"checkpoints|events|{FOLDER}|metrics\.csv|model|report\.html|seed-\d+|{'|'.join(map(re.escape, _LAST))}"
+)
 
 
 def train(
@@ -76,7 +85,7 @@ def train(
     if (out / SEEDS).exists() and not overwrite:
         raise UsageError(f"{out} holds runs of several seeds. Give --seeds again, or choose another --out.")
     with locked(out / LOCK, out):
-        must_be_new(out, overwrite=overwrite, resume=resume)
+        must_be_new(out, overwrite=overwrite, resume=resume, folder=True)
         manifest = _begun(recipe, out, device, place) if resume else None
         if manifest and manifest["status"] == "finished":
             if place.size > 1 and not place.starts:  # the others wait to hear of it
@@ -91,7 +100,7 @@ def train(
             world.shared(lambda: True)
             plan = _plan(recipe, device)
             if manifest is None:
-                _clear(out)
+                _clear(out, overwrite, recipe)
                 manifest = _begin(recipe, out, device, place, sums)
             clear_drafts(out)
             clear_drafts(out / "checkpoints")
@@ -179,9 +188,9 @@ def train_seeds(
     if (out / "checkpoints").is_dir() and not overwrite:
         raise UsageError(f"{out} is one run and not several. Choose another --out.")
     with locked(out / LOCK, out):
-        must_be_new(out, overwrite=overwrite, resume=resume)
+        must_be_new(out, overwrite=overwrite, resume=resume, folder=True)
         if not (resume and (out / SEEDS).exists()):
-            _clear(out)
+            _clear(out, overwrite, recipe)
             write_text(out / "recipe.yaml", recipe.text())
             write_text(out / SEEDS, to_json({"status": "running"}))
         clear_drafts(out)
@@ -283,12 +292,31 @@ def _sums(recipe: Recipe) -> dict[str, str]:
     return {str(file): sha256(file) for file in recipe.data.files()}
 
 
-def _clear(out: Path) -> None:
-    """Empty a run folder that is held, its recipe last: it tells what the folder is."""
-    entries = sorted((e for e in out.iterdir() if e.name != LOCK), key=lambda e: e.name == "recipe.yaml")
-    if entries and entries[-1].name != "recipe.yaml":
-        raise UsageError(f"{out} is not a run folder, so --overwrite does not empty it. Choose another --out.")
-    for entry in entries:
+def _clear(out: Path, overwrite: bool, recipe: Recipe) -> None:
+    """Remove from a folder that is held what an earlier run wrote there, and nothing else.
+
+    Its manifest and recipe go last: they tell what the folder is. A recipe alone is what a kill left of a run that had
+    hardly begun.
+
+    Raises:
+        UsageError: if it is no run folder, or one from which the new run reads.
+    """
+    entries = {e.name: e for e in out.iterdir() if e.name != LOCK and not e.name.startswith(DRAFT)}
+    if entries.keys() <= {"recipe.yaml"}:
+        return
+    whole = "recipe.yaml" in entries and entries.keys() & {"manifest.json", SEEDS}
+    if not (whole and overwrite):
+        raise UsageError(
+            f"{out} is not a run folder, so it is neither resumed nor overwritten: it holds other files, and no "
+            "recipe.yaml with the manifest.json of a run. Choose another --out."
+        )
+    own = [name for name in entries if _OWN.fullmatch(name)]
+    reads = [*recipe.data.files(), *([find(recipe.start_from)] if recipe.start_from else [])]
+    for file in reads:
+        if any(file.resolve().is_relative_to(entries[name].resolve()) for name in own):
+            raise UsageError(f"{file} is part of {out}, which --overwrite would empty. Choose another --out.")
+    for name in sorted(own, key=lambda name: _LAST.index(name) if name in _LAST else -1):
+        entry = entries[name]
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 

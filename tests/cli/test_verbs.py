@@ -34,6 +34,15 @@ def odd(titans: Any, tiny: Any, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "run", table
 
 
+def test_what_cuts_intervals_is_refused_for_fasta(titans: Any, models: Any, tiny: Any, tmp_path: Path) -> None:
+    for verb, source in (("predict", models.classifier), ("embed", models.language), ("evaluate", models.language)):
+        out = tmp_path / ("x.json" if verb == "evaluate" else "x.parquet")
+        told = titans("genomics", verb, source, tiny.fasta, "--window", 10, "--max-n", 0.5, "--out", out, code=2).stderr
+        assert "is FASTA, whose records are read whole; --window, --max-n cut intervals" in told and not out.exists()
+    given = ["genomics", "evaluate", models.classifier, tiny.table, "--out"]
+    assert "the picture is the file of --out" in titans(*given, tmp_path / "x.png", code=2).stderr
+
+
 def test_columns_that_training_was_told_of_are_found_again(titans: Any, odd: tuple[Path, Path], tmp_path: Path) -> None:
     run, table = odd
     titans("genomics", "predict", run, table, "--out", tmp_path / "out.csv")

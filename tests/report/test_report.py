@@ -21,7 +21,7 @@ from titans_seq.errors import InputError
 from titans_seq.measured import FOLDER, Measured
 from titans_seq.report import write_report
 from titans_seq.report.html import embedded, name, seconds, text
-from titans_seq.report.measurements import meaning
+from titans_seq.report.measurements import _command, meaning
 from titans_seq.report.scores import lead_lines, score_table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\"]]>-->&lt;$x$=1+1\x00\x1b[31m\u202e\u2028"
@@ -101,6 +101,21 @@ def measured(titans: Call, models: Models, tiny: Tiny, tmp_path_factory: pytest.
     for run in runs:
         titans("report", run)
     return runs
+
+
+def test_a_measurement_is_repeated_by_its_command() -> None:
+    def command(verb: Any, field: str, **identity: str) -> str:
+        one = Measured(verb=verb, path="x y", identity=identity, when="", titans_seq="", found={}, drawn={})
+        return _command(one, "run", field)
+
+    said = {"windows": "4", "step": "2", "horizon": "3", "refit": "None", "reading": '{"on_gap": "ffill"}'}
+    assert command("backtest", "forecast", **said) == (
+        "titans-seq forecast backtest run 'x y' --windows 4 --step 2 --horizon 3 --on-gap ffill --out backtest.csv"
+    )
+    said = {"label": "['a', 'b']", "regions": '{"reference": "g.fa", "feature": ["CDS", "gene"]}', "model": "0"}
+    assert command("evaluate", "genomics", **said) == (
+        "titans-seq genomics evaluate run 'x y' --reference g.fa --feature CDS,gene --label-column a --label-column b"
+    )
 
 
 @pytest.mark.parametrize("kind", Models._fields)

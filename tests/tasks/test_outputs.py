@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from titans_seq.errors import InputError
 from titans_seq.tasks.forecasting import Forecasting
-from titans_seq.tasks.outputs import LEAST_SCALE, OUTPUTS, Output, StudentT
+from titans_seq.tasks.outputs import LEAST_SCALE, OUTPUTS, Output, Quantiles, StudentT
 from titans_seq.training.calibration import calibrate, margin, must_suffice
 
 every_output = pytest.mark.parametrize("output", [kind() for kind in OUTPUTS], ids=lambda o: o.kind)
@@ -55,6 +55,15 @@ def test_any_finite_number_has_a_finite_loss_and_slope(output: Any) -> None:
 @every_output
 def test_config_round_trip(output: Any) -> None:
     assert TypeAdapter(Output).validate_json(output.model_dump_json()) == output
+
+
+@pytest.mark.parametrize(
+    ("levels", "point"),
+    [((0.1, 0.5, 0.9), 2.0), ((0.05, 0.95), 2.0), ((0.2, 0.4, 0.8), 2.25), ((0.6, 0.9), 1.0), ((0.5,), 1.0)],
+)
+def test_what_stands_for_a_median_is_between_its_neighbours(levels: Any, point: float) -> None:
+    values = torch.tensor([1.0, 3.0]) if len(levels) == 2 else torch.tensor([1.0, 2.0, 3.0])[: len(levels)]
+    assert Quantiles(levels=levels).point(values).item() == pytest.approx(point)
 
 
 def test_the_student_t_loss_is_its_negative_log_density() -> None:

@@ -137,7 +137,10 @@ def test_what_exists_is_not_overwritten_unasked(titans: Any, given: list[Any], u
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all I have")
     told = titans(*given, "--out", tmp_path / "mine", "--overwrite", code=2).stderr
-    assert "is not a run folder, so --overwrite does not empty it" in told
+    assert "is not a run folder, so it is neither resumed nor overwritten" in told
+    (tmp_path / "mine" / "recipe.yaml").write_bytes((unbroken / "recipe.yaml").read_bytes())
+    for how in ("--overwrite", "--resume"):  # a recipe alone, beside other things, makes no run
+        titans("run", tmp_path / "mine" / "recipe.yaml", "--out", tmp_path / "mine", how, code=2)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all I have"
 
 
@@ -145,8 +148,11 @@ def test_overwrite_begins_anew(titans: Any, tiny: Any, tmp_path: Path) -> None:
     given = ["genomics", "finetune", tiny.table, "--out", tmp_path / "run", *tiny.size, "--set", "training.steps=1"]
     titans(*given)
     (tmp_path / "run" / "notes.txt").touch()
+    told = titans(*given, "--overwrite", "--backbone", tmp_path / "run", code=2).stderr
+    assert "is part of" in told and "which --overwrite would empty" in told
+    (tmp_path / "run" / "checkpoints" / "old.ckpt").touch()
     titans(*given, "--overwrite", "--seed", 5)
-    assert not (tmp_path / "run" / "notes.txt").exists()
+    assert (tmp_path / "run" / "notes.txt").exists() and not (tmp_path / "run" / "checkpoints" / "old.ckpt").exists()
     assert "seed: 5" in (tmp_path / "run" / "recipe.yaml").read_text()
 
 

@@ -255,8 +255,11 @@ def evaluate(
     """
     from titans_seq.cli.top import check_new, write_json
     from titans_seq.evaluation import evaluate as run_evaluate
+    from titans_seq.job import must_differ
     from titans_seq.report.scores import score_table
 
+    if out is not None:
+        must_differ(out, "the picture", out.with_suffix(".png"))
     for file in (out, out and out.with_suffix(".png")):
         check_new(file, overwrite)
     found = run_evaluate(

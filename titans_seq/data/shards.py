@@ -4,19 +4,24 @@ A shard holds its rows as a job holds them before the file is made of them, behi
 of. So all forms of files are gathered alike, and to the bytes of the file that one job would have written.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from titans_seq.data.write import PartFile
 from titans_seq.errors import InputError, UsageError
+from titans_seq.files import sha256
 
 FORMAT = "titans_seq.shard"
+VERSION = 2
+_FACTS = ("shard", "span", "suffix", "kind", "options", "identity", "rows_sha256")
 
 
 class Shard(NamedTuple):
@@ -63,7 +68,7 @@ def described(out: Path, shard: Shard, span: range, kind: Any, identity: dict[st
     made, options = (kind.func, kind.keywords) if isinstance(kind, partial) else (kind, {})
     return {
         "format": FORMAT,
-        "version": 1,
+        "version": VERSION,
         "shard": list(shard),
         "span": [span.start, span.stop],
         "suffix": out.suffix,
@@ -75,6 +80,7 @@ def described(out: Path, shard: Shard, span: range, kind: Any, identity: dict[st
 
 def write_shard(part: Path, draft: Path, facts: dict[str, Any]) -> int:
     """Write rows as they stand in a part file, behind what is said of them; returns how many records they are of."""
+    facts = facts | {"rows_sha256": sha256(part)}
     with part.open("rb") as rows, draft.open("wb") as file:
         file.write(json.dumps(facts).encode() + b"\n")
         shutil.copyfileobj(rows, file)
@@ -82,15 +88,21 @@ def write_shard(part: Path, draft: Path, facts: dict[str, Any]) -> int:
     return int(last - first)
 
 
-def _read_facts(path: Path, file: BinaryIO) -> dict[str, Any]:
+def _read_facts(path: Path, file: BufferedReader) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(file.readline(1 << 24))
         if facts["format"] != FORMAT:
             raise ValueError
+        version = facts["version"]
+        lacking = [name for name in _FACTS if name not in facts]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} is no shard. Give what --shard wrote.") from None
-    if facts["version"] != 1:
-        raise InputError(f"{path} has schema {facts['version']}, this release reads 1. Update titans-seq to use it.")
+    if version != VERSION:
+        raise InputError(
+            f"{path} has schema {version}, this release reads {VERSION}. Make the shards anew with one release."
+        )
+    if lacking or hashlib.file_digest(file, "sha256").hexdigest() != facts["rows_sha256"]:
+        raise InputError(f"{path} is damaged: these are not the rows that were written. Run its job again.")
     return facts
 
 
@@ -114,7 +126,7 @@ def gather(out: Path, shards: Sequence[Path], kinds: dict[str, type[PartFile]]) 
     first, known = next(iter(of_number.values()))
     count = known["shard"][1]
     for path, facts in of_number.values():
-        other = {name: facts[name] for name in known if name not in ("shard", "span")}
+        other = {name: facts[name] for name in known if name not in ("shard", "span", "rows_sha256")}
         differ = [name for name in other if other[name] != known[name]]
         if "identity" in differ:
             here, there = facts["identity"], known["identity"]

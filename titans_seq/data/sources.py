@@ -346,6 +346,14 @@ class SeriesSource(SeriesReading):
                 "that end in one know what is to be forecast, of validation windows too, so that their errors are too "
                 "small. Take --on-gap ffill or nan."
             )
+        if task.channels and task.channels != series[0].columns:
+            if lacking := [name for name in task.channels if name not in series[0].columns]:
+                raise ConfigError(f"task.channels: {self.path} has no column {', '.join(lacking)}.")
+            order = [series[0].columns.index(name) for name in task.channels]
+            series = [
+                replace(s, target=s.target[:, order], observed=s.observed[:, order], columns=task.channels)
+                for s in series
+            ]
         if task.zero_shot:
             if table.covariates.names or table.irregular:
                 raise ConfigError("task.zero_shot is for any table, and not each has covariates or the same times.")
@@ -407,7 +415,8 @@ class SeriesSource(SeriesReading):
 
 
 def moments(rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of rows (T, C); 1 for a deviation of 0."""
+    """Mean and standard deviation of each channel of rows (T, C); 1 for a deviation of 0, and where nothing is known."""
+    rows = _told(rows)
     scale = np.nanstd(rows, axis=0)
     return tuple(np.nanmean(rows, axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist())
 
@@ -429,7 +438,7 @@ def _tell_of_small(series: list[Series], ends: list[int], scale: tuple[float, ..
 
 def own_moments(series: Series, end: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """`moments` of a series' own first ``end`` rows; 0 and 1 of a channel that these do not tell."""
-    return moments(_told(series.target[:end]))
+    return moments(series.target[:end])
 
 
 def _told(rows: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 def check_suffix(out: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
     """Refuse an output whose format is not known, before any work is done."""
-    if not out.name.endswith(suffixes):
+    if not out.name.endswith(suffixes) or out.name in suffixes:
         raise UsageError(f"{out} should end in one of {', '.join(suffixes)}, which say in what form to write.")
 
 
@@ -168,7 +168,8 @@ def scan_rows(out: Path) -> Any:
     import polars as pl
 
     if out.suffix in (".csv", ".tsv"):
-        frame = pl.scan_csv(out, separator="\t" if out.suffix == ".tsv" else ",", infer_schema_length=None)
+        separator, text = "\t" if out.suffix == ".tsv" else ",", {"unique_id": pl.String}  # 001 is not 1
+        frame = pl.scan_csv(out, separator=separator, infer_schema_length=None, schema_overrides=text)
     else:
         frame = pl.scan_parquet(out) if out.suffix == ".parquet" else pl.scan_ndjson(out, infer_schema_length=None)
     schema = frame.collect_schema()

@@ -5,6 +5,7 @@ an exported model is the same model in every bit; it is no second implementation
 """
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from titans_seq import __version__
 from titans_seq.checkpoint import SequenceModel, find, load_pretrained, save_pretrained
-from titans_seq.errors import ModelError
+from titans_seq.errors import ModelError, UsageError
 from titans_seq.files import must_be_new, sha256, whole_folder
 from titans_seq.resources import PACKAGE
 
@@ -36,8 +37,12 @@ def export(source: str, out: Path, *, window: int | None = None, overwrite: bool
     Raises:
         ModelError: if the forward pass of a window cannot be written exactly; says why.
     """
-    must_be_new(out, overwrite=overwrite)
+    must_be_new(out, overwrite=overwrite, folder=True)
+    if overwrite and out.is_dir() and any(out.iterdir()):
+        _must_be_export(out)
     model = load_pretrained(source)
+    if window is not None and model.task.field == "forecast" and window != model.task.window:
+        raise UsageError(f"--window {window}: {source} reads windows of {model.task.window} rows. Give so many.")
     with whole_folder(out) as draft:
         save_pretrained(model, draft / "model", _readme(model, source, window))
         for file in (draft / "model").iterdir():
@@ -53,6 +58,23 @@ def export(source: str, out: Path, *, window: int | None = None, overwrite: bool
         if window is not None:
             _write_window(model, source, window, draft / WINDOW)
     return {"out": str(out), "parameters": sum(p.numel() for p in model.parameters()), "code": CODE}
+
+
+def _must_be_export(out: Path) -> None:
+    """Refuse to replace a folder that holds anything but an export.
+
+    Raises:
+        UsageError: with what it holds.
+    """
+    own = re.compile(
+        r"load\.py|__pycache__|(config|task)\.json|model\.safetensors|README\.md|SHA256SUMS|window\.pt2|titans_seq_\w+"
+    )
+    strange = sorted(entry.name for entry in out.iterdir() if not own.fullmatch(entry.name))
+    if strange or out.is_symlink() or not (out / "load.py").is_file():
+        raise UsageError(
+            f"{out} is not a folder that `models export` wrote{f', it holds {strange[0]}' if strange else ''}, so that "
+            "--overwrite does not replace it. Choose another --out."
+        )
 
 
 def _renamed(text: str) -> str:

@@ -1,7 +1,9 @@
 """What was measured of a run's model, as parts of its page: scores, curves, forecasts, tracks along a sequence."""
 
+import json
 import math
 import shlex
+from ast import literal_eval
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -82,9 +84,25 @@ def measurement(one: Measured, run: str, field: str, trained: Mapping[str, str],
     return f"<article>\n{body}\n{folded('How it was measured', how)}\n</article>"
 
 
+_OPTIONS = ("leak_free", "labels", "label", "windows", "step", "horizon", "refit")
+
+
 def _command(one: Measured, run: str, field: str) -> str:
-    known = {"leak_free": "--leak-free", "labels": "--labels", "windows": "--windows", "step": "--step"}
-    given = [word for key, option in known.items() if key in one.identity for word in (option, one.identity[key])]
+    """The command line that measures the same again."""
+    said: dict[str, Any] = {key: one.identity.get(key) for key in _OPTIONS}
+    said = {key: value for key, value in said.items() if value not in (None, "", "None")}
+    for group in ("reading", "regions"):
+        said |= json.loads(one.identity.get(group) or "{}")
+    if "label" in said:  # one column, or several as a list
+        said["label-column"] = literal_eval(label) if (label := said.pop("label")).startswith(("[", "(")) else label
+    if "feature" in said:
+        said["feature"] = ",".join(said["feature"])
+    given = [
+        word
+        for key, value in said.items()
+        for one_of in (value if isinstance(value, list | tuple) else [value])
+        for word in (f"--{key.replace('_', '-')}", str(one_of))
+    ]
     strands = ["--both-strands"] if one.identity.get("both_strands") == "True" else []
     out = ["--out", "backtest.csv"] if one.verb == "backtest" else []
     return shlex.join(["titans-seq", field, one.verb, run, one.path, *strands, *given, *out])

@@ -79,7 +79,7 @@ def write_report(run: Path, out: Path | None = None, audits: Sequence[Path] = ()
         section("Training", validation(manifest, task), curves(best / "metrics.csv", task)),
         section("Seeds", seeds(several)),
         section("Audit of the data", *map(_audit, files)),
-        section("Use it", code(_commands(run, task.field, read))),
+        section("Use it", code(_commands(run, task, read))),
         section("Repeat it", *_repeat(best, manifest, recipe_text)),
     ]
     page = out or run / "report.html"
@@ -190,12 +190,17 @@ def _read_audit(file: Path) -> Audit:
 # --- use and repeat
 
 
-def _commands(run: Path, field: str, files: dict[str, str]) -> str:
-    """Command lines that use the model, by field."""
+def _commands(run: Path, task: Any, files: dict[str, str]) -> str:
+    """Command lines that use the model, by field and by what it says of a sequence."""
     folder, data = shlex.quote(str(run)), shlex.quote(next(iter(files), "TABLE"))
+    first = "predict {} NEW.fa --out predictions.csv"
+    if getattr(task, "along", False):
+        first = "predict {} NEW.fa --out predictions.parquet"
+    elif task.kind == "masked_language_model":
+        first = "embed {} NEW.fa --out embeddings.parquet"
     own = {
         "genomics": [
-            f"titans-seq genomics predict {folder} NEW.fa --out predictions.csv",
+            f"titans-seq genomics {first.format(folder)}",
             f"titans-seq genomics evaluate {folder} LABELLED.csv",
             f"titans-seq genomics finetune TRAIN.csv --backbone {folder} --out runs/finetuned",
         ],
@@ -206,7 +211,7 @@ def _commands(run: Path, field: str, files: dict[str, str]) -> str:
     }
     return "\n".join(
         [
-            *own[field],
+            *own[task.field],
             f"titans-seq models show {folder}",
             "",
             "# in Python",

@@ -92,7 +92,7 @@ def _load_point(file: Path, identity: dict[str, str], template: Callable[[Point]
         then, size = dict(json.loads(metadata["identity"])), int(metadata["size"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{file} cannot be read: {error}. Start anew with --overwrite.") from error
-    if changed := [name for name in identity if identity[name] != then.get(name)]:
+    if changed := [name for name in identity | then if identity.get(name) != then.get(name)]:
         raise InputError(
             f"{file} was left by a run with another {' and '.join(changed)}. Resume with what it began with, "
             "or start anew with --overwrite."

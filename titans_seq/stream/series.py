@@ -329,7 +329,8 @@ def series_steps(
         columns = {name: units(number).told(v[0].cpu().numpy()) for name, v in model.task.columns(output).items()}
         ready = describe(point.done, columns)
         following, saved = carried(point.done + 1)
-        inside = origin if following == number else 0
+        # behind the last window nothing is open: who goes on reads each series from its first row
+        inside = origin if following == number and point.done + 1 < len(windows) else 0
         if following != number:
             streams.close(number)
         point = Point(point.done + 1, inside, point.tokens + end - at + 1, saved)

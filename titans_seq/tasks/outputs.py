@@ -6,6 +6,7 @@ name in `Output`.
 """
 
 import math
+from bisect import bisect
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -66,8 +67,12 @@ class Quantiles(_WithLevels, _Values):
         return 2 * torch.maximum(level * error, (level - 1) * error).mean(-1)
 
     def point(self, output: Tensor) -> Tensor:
-        """The quantile next to the median, (..., Q) to (...)."""
-        return output[..., _nearest(self.levels, 0.5)]
+        """The median, on the line between the levels around it where it is none; (..., Q) to (...)."""
+        at = min(max(bisect(self.levels, 0.5 + 1e-9) - 1, 0), len(self.levels) - 1)
+        low, high = self.levels[at], self.levels[min(at + 1, len(self.levels) - 1)]
+        if low > 0.5 - 1e-9 or high == low:
+            return output[..., at]
+        return torch.lerp(output[..., at], output[..., at + 1], (0.5 - low) / (high - low))
 
     def mean(self, output: Tensor) -> Tensor:
         """The average over the levels, (..., Q) to (...)."""

@@ -26,9 +26,9 @@ def on_grid(series: Series, on_gap: OnGap) -> Series:
     if on_gap not in ("ffill", "interpolate"):
         return series
     fill = held if on_gap == "ffill" else interpolated
-    return replace(
-        series, target=fill(series.target), known_future=held(series.known_future), past_only=held(series.past_only)
-    )
+    T = len(series)
+    known = np.concatenate([held(series.known_future[:T]), series.known_future[T:]])  # what comes must be told
+    return replace(series, target=fill(series.target), known_future=known, past_only=held(series.past_only))
 
 
 def _called(series: Series) -> str:

@@ -125,6 +125,8 @@ def _draw_scatter(axes: Axes, details: Mapping[str, Any]) -> None:
 
 
 def _legend(axes: Axes) -> None:
+    if not axes.get_legend_handles_labels()[1]:
+        return  # nothing could be drawn
     legend = axes.legend(fontsize=8, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a $ in a class is no formula

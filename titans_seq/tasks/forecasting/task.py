@@ -321,10 +321,11 @@ class Forecasting(Choice):
 
     @property
     def median(self) -> str:
-        """The column that stands for the median."""
+        """The column that stands for the median; where it is none of the levels, their mean."""
         levels = np.array(self.output.levels)
-        direct = self.output.pinball and len(levels) > 1
-        return f"q{levels[np.abs(levels - 0.5).argmin()]:g}" if direct else "mean"
+        near = np.abs(levels - 0.5)
+        direct = self.output.pinball and len(levels) > 1 and near.min() < 1e-9
+        return f"q{levels[near.argmin()]:g}" if direct else "mean"
 
     def reaching(self, rows: int) -> "Forecasting":
         """The task with intervals of so many rows of a forecast: beyond the horizon none was calibrated."""
