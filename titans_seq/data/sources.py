@@ -415,7 +415,7 @@ class SeriesSource(SeriesReading):
 
 
 def moments(rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of rows (T, C); 1 for a deviation of 0, and where nothing is known."""
+    """Mean and standard deviation of each channel of rows (T, C); 1 for one of 0, 0 and 1 where nothing is known."""
     rows = _told(rows)
     scale = np.nanstd(rows, axis=0)
     return tuple(np.nanmean(rows, axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist())
