@@ -137,7 +137,7 @@ def test_a_mixer_is_its_equations(case: tuple[BlockConfig, MemoryConfig]) -> Non
 
 
 @every_causal_block
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(cuts=st.lists(st.integers(0, LENGTH), max_size=6).map(sorted))
 def test_any_split_of_the_stream_is_one_pass(case: tuple[BlockConfig, MemoryConfig], cuts: list[int]) -> None:
     block, x = block_and_input(case)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
+from tests.conftest import thinned
 from titans_seq.data.fasta import Block
 from titans_seq.data.shards import Shard
 from titans_seq.errors import UsageError
@@ -52,7 +53,7 @@ def job(titans: Any, tiny: Any, models: Any, records: Path) -> Callable[[str], l
     return lambda name: jobs[name]
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", thinned([3, 1]))
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [

@@ -360,8 +360,9 @@ def test_one_track_a_file_but_parquet(folder: Path, tmp_path: Path) -> None:
 # --- kills and resumes
 
 
-@pytest.mark.parametrize("rule", ["record", "never", "N:5", "every:50"])
-@pytest.mark.parametrize("verb", ["predict", "score", "embed"])
+@pytest.mark.parametrize(
+    ("verb", "rule"), thinned(product(["predict", "score", "embed"], ["record", "never", "N:5", "every:50"]))
+)
 def test_a_stopped_job_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, rule: str
 ) -> None:

@@ -108,7 +108,7 @@ def test_the_memory_is_its_equations(config: MemoryConfig) -> None:
 
 
 @every_config
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(cuts=st.lists(st.integers(0, 30), max_size=6).map(sorted))
 def test_any_split_of_the_stream_is_one_pass(config: MemoryConfig, cuts: list[int]) -> None:
     memory, x = memory_and_input(config)

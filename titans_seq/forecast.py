@@ -13,7 +13,7 @@ from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series, quoted
 from titans_seq.data.series import SeriesTable, timed
 from titans_seq.data.sources import SeriesSource, moments, own_moments
-from titans_seq.data.times import future_times
+from titans_seq.data.times import future_times, steps_from
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, inform, warn
@@ -232,7 +232,7 @@ def _rows_read(series: Series, last: np.datetime64, frequency: str | None, file:
         )
     if frequency is None or read >= len(series):
         return read
-    following = future_times(last, frequency, 1)[0]
+    following = steps_from(np.append(last, series.times[read:]), 0, frequency, np.ones(1, int))[0]
     if series.times[read] != following:
         raise InputError(
             f"{called} does not go on where {file} stopped: after {stamp(last)} the row of {stamp(following)} is "
@@ -286,6 +286,8 @@ def read_table(
     task = model.task
     options = {} if task.zero_shot else reading_of(source) | _beside(task)
     options |= {name: value for name, value in reading.items() if value}
+    if task.irregular and not reading.get("on_gap"):  # as a whole, wherever it is cut
+        options |= {"on_gap": "keep"}
     given = SeriesSource.of_file(path, **options)
     vocabularies = task.covariates.vocabularies
     table = given.read(rows, task.frequency if known else None, vocabularies, future)
@@ -381,7 +383,7 @@ def must_reach(path: str, series: list[Series], rows: int) -> None:
 def extended(series: Series, task: Any, horizon: int | None = None) -> Series:
     """The series with the rows of a horizon behind it, where all is missing but what is known beforehand."""
     T, H = len(series), horizon or task.horizon
-    times = np.concatenate([series.times, future_times(series.times[-1], task.frequency, H)])[: T + H]
+    times = np.concatenate([series.times, future_times(series.times, task.frequency, H)])[: T + H]
     known = _longer(series.known_future, max(0, T + H - len(series.known_future)))
     return replace(
         series,

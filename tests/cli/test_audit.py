@@ -351,6 +351,7 @@ def test_overlaps_in_human_nontata_promoters(titans: Any, genomics: Path) -> Non
     assert found["train", "positive"]["overlap"] == 348  # 7.1 %
 
 
+@pytest.mark.soak
 def test_copies_in_gue_core_promoters(titans: Any, genomics: Path) -> None:
     total = leaks_of(titans, genomics / "gue" / "prom" / "prom_core_all")["train", "(all)"]
     assert (total["exact"], total["rows"], total["conflicting"]) == (43, 5_920, 6)

@@ -553,7 +553,7 @@ SURVIVORS = pytest.mark.parametrize(
 
 
 @SURVIVORS
-@pytest.mark.parametrize("retention", EVERY_RETENTION, ids=named)
+@pytest.mark.parametrize("retention", thinned(EVERY_RETENTION), ids=named)
 def test_every_retention_survives_repeated_keys(structure: Layers, learning: Learning, retention: Retention) -> None:
     """One key, period 3, a change of keys, eight keys; values of norm 8: nothing blows up or vanishes.
 

@@ -32,7 +32,7 @@ from titans_seq.training.world import Place, World, place_of
 
 PROGRAM = ["-c", "from titans_seq.cli import main; main()"]
 SCRIPT = Path(titans_seq.__file__).parent.parent / "cli.py"
-STEPS = 30
+STEPS = 15
 # float32 sums of two halves of a batch run in another order than those of the whole: over twelve steps 1.2e-7 of the
 # loss and 1.5e-7 of the weights were measured, and AdamW, which divides by the size of a gradient, makes more of it
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
@@ -186,7 +186,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "training.batch_size": 4,
         "training.steps": STEPS,
         "training.checkpoint_every": 3,
-        "training.validate_every": 10,
+        "training.validate_every": 5,
         "training.log_every": 1,
     }
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]

@@ -267,9 +267,23 @@ def add_steps(time: np.datetime64, frequency: str, n: int | np.ndarray) -> np.nd
     return np.asarray(target.astype("M8[us]") + day + (time - time.astype("M8[D]")))
 
 
-def future_times(last: np.datetime64, frequency: str, n: int) -> np.ndarray:
-    """Return the ``n`` timestamps after ``last``, (n,) datetime64[us]."""
-    return add_steps(last, frequency, np.arange(1, n + 1))
+def steps_from(times: np.ndarray, row: int, frequency: str, n: int | np.ndarray) -> np.ndarray:
+    """Return the timestamps ``n`` steps after ``times[row]``, as `add_steps`, on the day of the month that rows keep.
+
+    A month's last day stays one where all rows are; of a series of every 28th, or 30th, it is a 28th or 30th.
+    """
+    anchor, months = row, months_of(frequency)
+    if step_of(frequency) is None and months and _ends_month(times[row]):
+        day = (times.astype("M8[D]") - times.astype("M8[M]")).astype(np.int64)
+        inside = np.where(_ends_month(times), -1, day)
+        anchor = int(inside.argmax()) if inside.max() >= 0 else row
+        n = n + (times[row].astype("M8[M]") - times[anchor].astype("M8[M]")).astype(np.int64) // months
+    return add_steps(times[anchor], frequency, n)
+
+
+def future_times(times: np.ndarray, frequency: str, n: int) -> np.ndarray:
+    """Return the ``n`` timestamps after the last of ``times``, (n,) datetime64[us]."""
+    return steps_from(times, -1, frequency, np.arange(1, n + 1))
 
 
 def find_frequency(times: np.ndarray, series: np.ndarray) -> tuple[str, np.ndarray]:

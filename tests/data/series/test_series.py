@@ -375,7 +375,7 @@ def test_a_grid_is_found_again_and_its_gaps_are_filled(
     time = np.datetime64(start, "us")
     times = add_steps(time, frequency, np.arange(rows))
     assert times.dtype == np.dtype("M8[us]") and times[0] == time and (np.diff(times) > np.timedelta64(0)).all()
-    assert np.array_equal(future_times(times[0], frequency, rows - 1), times[1:])
+    assert np.array_equal(future_times(times[:1], frequency, rows - 1), times[1:])
     found, ratios = find_frequency(times, np.zeros(rows))
     assert found == frequency and (ratios == 1).all()
 
@@ -388,10 +388,23 @@ def test_a_grid_is_found_again_and_its_gaps_are_filled(
 
 
 def test_months_keep_their_last_day() -> None:
-    ends = future_times(np.datetime64("2019-12-31"), "1mo", 4).astype("M8[D]").astype(str)
+    ends = future_times(np.array(["2019-12-31"], "M8[us]"), "1mo", 4).astype("M8[D]").astype(str)
     assert ends.tolist() == ["2020-01-31", "2020-02-29", "2020-03-31", "2020-04-30"]
-    later = future_times(np.datetime64("2020-01-30T06:00"), "1mo", 2).astype("M8[h]").astype(str)
+    later = future_times(np.array(["2020-01-30T06:00"], "M8[us]"), "1mo", 2).astype("M8[h]").astype(str)
     assert later.tolist() == ["2020-02-29T06", "2020-03-30T06"]
+
+
+@pytest.mark.parametrize("first", ["2023-01-28", "2023-02-28", "2024-04-30", "2024-01-30", "2024-02-29"])
+@pytest.mark.parametrize("day", [28, 29, 30])
+def test_months_keep_their_day(first: str, day: int) -> None:
+    """A series of every 28th is that wherever it begins or ends, also on a February's last day."""
+    months = np.arange(18) + np.datetime64(first, "M")
+    lasts = ((months + 1).astype("M8[D]") - months.astype("M8[D]")).astype(int)
+    times = (months.astype("M8[D]") + np.minimum(day, lasts) - 1).astype("M8[us]")
+    for cut in range(3, 14):
+        one = Series("", times[:cut], np.zeros((cut, 1)), ("a",), "1mo")
+        assert regular(one) is one
+        assert np.array_equal(future_times(times[:cut], "1mo", 4), times[cut : cut + 4])
 
 
 def test_steps_between_series_do_not_count() -> None:

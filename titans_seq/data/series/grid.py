@@ -7,7 +7,7 @@ import numpy as np
 from titans_seq.data.record import STRICT, Judge, Series, quoted
 from titans_seq.data.series.reading import OnGap
 from titans_seq.data.series.tidy import SeriesTable
-from titans_seq.data.times import add_steps, months_of, some, step_of, time_delta
+from titans_seq.data.times import months_of, some, step_of, steps_from, time_delta
 from titans_seq.errors import InputError
 
 
@@ -47,7 +47,7 @@ def _places(series: Series) -> np.ndarray:
 def irregularity(series: Series) -> str | None:
     """Say of a series whose rows do not stand whole steps apart where it begins; None if they all do."""
     times = series.times
-    fits = add_steps(times[0], series.frequency, _places(series)) == times
+    fits = steps_from(times, 0, series.frequency, _places(series)) == times
     if fits.all():
         return None
     return (
@@ -77,7 +77,7 @@ def regular(series: Series) -> Series:
     past = places[: len(series)]
     return replace(
         series,
-        times=add_steps(times[0], frequency, np.arange(rows)),
+        times=steps_from(times, 0, frequency, np.arange(rows)),
         target=_spread(series.target, past, T),
         observed=_spread(series.observed, past, T),
         known_future=_spread(series.known_future, places, rows),
