@@ -43,10 +43,11 @@ from titans_seq.recipe import Recipe, differences, load_recipe
 from titans_seq.training.calibration import calibrate, must_suffice
 from titans_seq.training.world import Place, Strategy, World, joined, place_of
 
-# What runs write into their folders; the last tell what a folder is
-_LAST = (SEEDS, "manifest.json", "recipe.yaml")
+# What runs write into their folders; these say whether one is finished
+_MARKS = ("manifest.json", SEEDS)
 _OWN = re.compile(
-    rf"checkpoints|events|{FOLDER}|metrics\.csv|model|report\.html|seed-\d+|{'|'.join(map(re.escape, _LAST))}"
+    rf"checkpoints|events|{FOLDER}|metrics\.csv|model|recipe\.yaml|report\.html|seed-\d+"
+    rf"|{'|'.join(map(re.escape, _MARKS))}"
 )
 
 
@@ -295,8 +296,8 @@ def _sums(recipe: Recipe) -> dict[str, str]:
 def _clear(out: Path, overwrite: bool, recipe: Recipe) -> None:
     """Remove from a folder that is held what an earlier run wrote there, and nothing else.
 
-    Its manifest and recipe go last: they tell what the folder is. A recipe alone is what a kill left of a run that had
-    hardly begun.
+    Its manifest goes first, so that what a kill leaves never looks finished, and its recipe last. A recipe alone is
+    what a kill left of a run that had hardly begun.
 
     Raises:
         UsageError: if it is no run folder, or one from which the new run reads.
@@ -304,18 +305,20 @@ def _clear(out: Path, overwrite: bool, recipe: Recipe) -> None:
     entries = {e.name: e for e in out.iterdir() if e.name != LOCK and not e.name.startswith(DRAFT)}
     if entries.keys() <= {"recipe.yaml"}:
         return
-    whole = "recipe.yaml" in entries and entries.keys() & {"manifest.json", SEEDS}
-    if not (whole and overwrite):
+    own = [name for name in entries if _OWN.fullmatch(name)]
+    is_run = "recipe.yaml" in entries and (entries.keys() & set(_MARKS) or len(own) == len(entries))
+    if not is_run:
         raise UsageError(
             f"{out} is not a run folder, so it is neither resumed nor overwritten: it holds other files, and no "
             "recipe.yaml with the manifest.json of a run. Choose another --out."
         )
-    own = [name for name in entries if _OWN.fullmatch(name)]
+    if not overwrite:
+        raise UsageError(f"{out} lacks the manifest.json of a run and cannot be resumed. Begin anew with --overwrite.")
     reads = [*recipe.data.files(), *([find(recipe.start_from)] if recipe.start_from else [])]
     for file in reads:
         if any(file.resolve().is_relative_to(entries[name].resolve()) for name in own):
             raise UsageError(f"{file} is part of {out}, which --overwrite would empty. Choose another --out.")
-    for name in sorted(own, key=lambda name: _LAST.index(name) if name in _LAST else -1):
+    for name in sorted(own, key=lambda name: (name not in _MARKS, name == "recipe.yaml")):
         entry = entries[name]
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 

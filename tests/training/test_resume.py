@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,23 @@ def test_what_exists_is_not_overwritten_unasked(titans: Any, given: list[Any], u
     for how in ("--overwrite", "--resume"):  # a recipe alone, beside other things, makes no run
         titans("run", tmp_path / "mine" / "recipe.yaml", "--out", tmp_path / "mine", how, code=2)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all I have"
+
+
+def test_an_overwrite_that_is_killed_leaves_nothing_that_looks_finished(
+    titans: Any, given: list[Any], unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(unbroken, tmp_path / "run")
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("titans_seq.run.shutil.rmtree", killed)
+        titans(*given, "--out", run, "--overwrite", code=130)
+    assert (run / "model").exists() and not (run / "manifest.json").exists()
+    assert "Begin anew with --overwrite" in titans(*given, "--out", run, "--resume", code=2).stderr
+    titans(*given, "--out", run, "--overwrite")
+    assert results(run) == results(unbroken)
 
 
 def test_overwrite_begins_anew(titans: Any, tiny: Any, tmp_path: Path) -> None:
