@@ -90,7 +90,13 @@ def test_gathered_shards_are_what_one_job_writes(
     else:
         assert out.read_bytes() == one.read_bytes()
     if name == "mutate":
-        assert out.with_suffix(".png").is_file()
+        picture = out.with_suffix(".png")
+        picture.write_bytes(b"another picture")
+        out.unlink()
+        assert f"{picture} exists" in titans("gather", out, *shards, code=2).stderr
+        assert picture.read_bytes() == b"another picture" and not out.exists()
+        titans("gather", out, *shards, "--overwrite")
+        assert picture.read_bytes().startswith(b"\x89PNG")
     names = {path.name for path in tmp_path.iterdir() if not path.name.startswith("one")}
     assert names - {out.with_suffix(".png").name} == {out.name, *(Path(shard).name for shard in shards)}
 

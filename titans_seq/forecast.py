@@ -294,6 +294,11 @@ def read_table(
     if task.zero_shot:
         task = task.model_copy(update={"channels": table.series[0].columns, "frequency": table.frequency})
     if missing := [c for c in task.channels if c not in table.series[0].columns]:
+        if reading.get("target"):
+            raise UsageError(
+                f"--target leaves out {', '.join(missing)}, and {source} forecasts all its columns together. "
+                "Leave out --target, and take from the forecasts the columns that you want."
+            )
         raise InputError(f"{path} lacks the column {', '.join(missing)} that the model was trained on.")
     if table.frequency != task.frequency and given.on_gap != "keep":
         raise InputError(

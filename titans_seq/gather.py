@@ -30,4 +30,4 @@ def gather(out: Path, parts: Sequence[Path], *, overwrite: bool = False) -> dict
     """
     must_be_new(out, overwrite=overwrite)
     with held(out):
-        return {"out": str(out), "shards": len(parts), "rows": shards.gather(out, parts, KINDS)}
+        return {"out": str(out), "shards": len(parts), "rows": shards.gather(out, parts, KINDS, overwrite=overwrite)}

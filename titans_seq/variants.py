@@ -149,6 +149,11 @@ class MutationFile(RowFile):
         super().__init__(out, size)
         self.title = title
 
+    @staticmethod
+    def beside(out: Path) -> tuple[Path, ...]:
+        """The picture."""
+        return (picture_of(out),)
+
     def convert(self, draft: Path) -> int:
         """Draw the picture, then the table."""
         from titans_seq.report.plots.mutations import mutation_plot  # on use: what draws takes a second to import

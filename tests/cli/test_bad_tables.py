@@ -429,3 +429,8 @@ def test_a_table_that_does_not_suit_the_model(
     told = titans("forecast", "predict", models.wide, tmp_path / "s.csv", "--out", tmp_path / "out.csv", code=3)
     assert says in told.stderr and str(tmp_path / "s.csv") in told.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["s.csv"]
+
+
+def test_one_column_of_several_that_are_forecast_together(titans: Any, tiny: Any, models: Any, tmp_path: Path) -> None:
+    given = ["forecast", "predict", models.wide, tiny.wide, "--out", tmp_path / "out.csv", "--target", "a"]
+    assert f"--target leaves out b, and {models.wide} forecasts all its columns together" in titans(*given, code=2).stderr

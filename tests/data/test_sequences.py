@@ -37,6 +37,16 @@ def test_columns_are_named(file: File) -> None:
     assert found == [("001", "ACGT", "1"), ("1", "GG", "0")]
 
 
+def test_of_a_table_with_sequences_nothing_is_cut_and_that_is_told(
+    file: File, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = file("chrom,start,end,sequence,label\nchr1,0,4,ACGT,a\nchr1,4,6,GG,b\n", "x.csv")
+    plainly = plain(read_sequences(path))
+    assert not caplog.text
+    assert plain(read_sequences(path, regions=Regions(reference="genome.fa", window=2))) == plainly
+    assert "sequences of column 'sequence' are read whole, none is cut out of a genome" in caplog.text
+
+
 def test_a_row_without_id_gets_its_number(file: File) -> None:
     found = read_sequences(file("id,sequence,label\na,AC,1\n,GT,0\n", "x.csv"))
     assert [record.id for record in found] == ["a", "2"]

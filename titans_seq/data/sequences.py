@@ -184,6 +184,8 @@ def _from_table(path: Path | str, asked: _Asked) -> _Found:
             f"{shown(path)} has no column 'sequence' or 'seq', nor chrom, start and end. Its columns: {columns}. "
             "Name one of them so."
         )
+    if asked.regions != WHOLE:
+        asked.judge.doubt(f"{shown(path)}: the sequences of column {at!r} are read whole, none is cut out of a genome.")
     labels = _labels_in(table, ids, path, asked, separator)
     chromosomes_at = column_called(table, CHROMS)
     chromosomes = _texts(table[chromosomes_at]) if chromosomes_at else [None] * len(table)

@@ -17,7 +17,7 @@ import numpy as np
 
 from titans_seq.data.write import PartFile
 from titans_seq.errors import InputError, UsageError
-from titans_seq.files import sha256
+from titans_seq.files import must_be_new, sha256
 
 FORMAT = "titans_seq.shard"
 VERSION = 2
@@ -106,12 +106,12 @@ def _read_facts(path: Path, file: BufferedReader) -> dict[str, Any]:
     return facts
 
 
-def gather(out: Path, shards: Sequence[Path], kinds: dict[str, type[PartFile]]) -> int:
+def gather(out: Path, shards: Sequence[Path], kinds: dict[str, type[PartFile]], *, overwrite: bool) -> int:
     """Make one file of all of its shards, in whatever order they are given; returns the number of rows.
 
     Raises:
         InputError: if one is missing, there twice, of another job, or no shard.
-        UsageError: if ``out`` is of another form.
+        UsageError: if ``out`` is of another form, or what is made beside it is there and not to be replaced.
     """
     of_number: dict[int, tuple[Path, dict[str, Any]]] = {}
     for path in shards:
@@ -145,6 +145,8 @@ def gather(out: Path, shards: Sequence[Path], kinds: dict[str, type[PartFile]]) 
             raise InputError(
                 f"{path} begins behind {facts['span'][0]:,} records, the shard before it ends with {end:,}."
             )
+    for other in kinds[known["kind"]].beside(out):
+        must_be_new(other, overwrite=overwrite)
     whole = kinds[known["kind"]](out, 0, **known["options"])
     try:
         for path, _ in ordered:

@@ -289,6 +289,9 @@ def future_times(times: np.ndarray, frequency: str, n: int) -> np.ndarray:
 def find_frequency(times: np.ndarray, series: np.ndarray) -> tuple[str, np.ndarray]:
     """Return the commonest step of sorted series, and each step as a multiple of it (1 is regular, more a gap).
 
+    Of steps that are as common as each other it is the shortest where all are multiples of it, as between gaps, and
+    else the one next to the median.
+
     Args:
         times: (T,) datetime64[us] of all series, one after the other.
         series: (T,) to which each belongs; there is one step at least within a series.
@@ -303,7 +306,8 @@ def find_frequency(times: np.ndarray, series: np.ndarray) -> tuple[str, np.ndarr
     if months:
         steps = np.diff(month).astype(np.int64)[inside]
     lengths, counts = np.unique(steps, return_counts=True)
-    commonest = int(lengths[counts.argmax()])
+    alike = lengths[counts == counts.max()]  # where a clock jitters, every step there is
+    commonest = int(alike[0] if not (steps % alike[0]).any() else alike[np.abs(alike - np.median(steps)).argmin()])
     return _frequency_name(commonest, months), steps / commonest
 
 

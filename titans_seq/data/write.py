@@ -52,6 +52,11 @@ class PartFile:
                 )
             self.file.truncate(size)
 
+    @staticmethod
+    def beside(out: Path) -> tuple[Path, ...]:
+        """What else is made of the rows of ``out``."""
+        return ()
+
     def encode(self, rows: list[Row]) -> bytes:
         """Rows as they stand in the part file."""
         raise NotImplementedError

@@ -413,6 +413,16 @@ def test_steps_between_series_do_not_count() -> None:
     assert frequency == "1d" and ratios.tolist() == [1, 1]
 
 
+def test_of_steps_that_are_as_common_the_median_is_taken_where_none_divides_all() -> None:
+    def found(*steps: int) -> str:
+        times = np.datetime64("2020-01-01", "us") + np.cumsum([0, *steps]).astype("m8[s]")
+        return find_frequency(times, np.zeros(len(times)))[0]
+
+    assert found(600, 571, 603, 655, 598) == "10m"  # a clock that jitters
+    assert found(3600, 7200, 3600, 7200, 10800) == "1h"  # hours with gaps
+    assert found(60, 3600) == "1m"
+
+
 @pytest.mark.parametrize("frequency", ["1us", "15m", "1h", "1w"])
 def test_the_time_between_rows_in_steps(frequency: str) -> None:
     places = np.array([0, 1, 3, 3.5, 10])
