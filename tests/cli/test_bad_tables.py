@@ -433,4 +433,4 @@ def test_a_table_that_does_not_suit_the_model(
 
 def test_one_column_of_several_that_are_forecast_together(titans: Any, tiny: Any, models: Any, tmp_path: Path) -> None:
     given = ["forecast", "predict", models.wide, tiny.wide, "--out", tmp_path / "out.csv", "--target", "a"]
-    assert f"--target leaves out b, and {models.wide} forecasts all its columns together" in titans(*given, code=2).stderr
+    assert f"leaves out b, and {models.wide} forecasts all its columns together" in titans(*given, code=2).stderr
