@@ -145,8 +145,8 @@ def gather(out: Path, shards: Sequence[Path], kinds: dict[str, type[PartFile]], 
             raise InputError(
                 f"{path} begins behind {facts['span'][0]:,} records, the shard before it ends with {end:,}."
             )
-    for other in kinds[known["kind"]].beside(out):
-        must_be_new(other, overwrite=overwrite)
+    for extra in kinds[known["kind"]].beside(out):
+        must_be_new(extra, overwrite=overwrite)
     whole = kinds[known["kind"]](out, 0, **known["options"])
     try:
         for path, _ in ordered:
