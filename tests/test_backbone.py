@@ -54,7 +54,7 @@ def assert_states_equal(ours: MemoryState, theirs: MemoryState) -> None:
 
 
 @every_config
-@pytest.mark.parametrize("cuts", [[1], [7, 8, 23], list(range(1, 30))], ids=["one", "odd", "token by token"])
+@pytest.mark.parametrize("cuts", thinned([[7, 8, 23], [1], list(range(1, 30))]), ids=["odd", "one", "token by token"])
 def test_any_split_of_the_stream_is_one_pass(config: BackboneConfig, cuts: list[int]) -> None:
     backbone, x = backbone_and_input(config)
     whole, end = backbone(x)

@@ -308,8 +308,7 @@ def test_surprise_is_the_norm_of_the_gradient(structure: Any) -> None:
             np.testing.assert_allclose(ours[0][record < 4], expected[record < 4], rtol=1e-4)
 
 
-@pytest.mark.parametrize("block", MEMORIES)
-@pytest.mark.parametrize("rule", thinned(["every:50", "N:5", "never"]))
+@pytest.mark.parametrize(("block", "rule"), thinned(product(MEMORIES, ["every:50", "N:5", "never"])))
 def test_surprise_does_not_depend_on_cuts(block: str, rule: str) -> None:
     model, codes = make(BLOCKS[block]), records()
     whole = tracks_of(model, codes, rule, tracks=["surprise", "loglik"], size=1000, batch_size=1)
@@ -452,8 +451,9 @@ def test_a_track_through_the_command_line(titans: Any, folder: Path, tmp_path: P
 # --- embeddings
 
 
-@pytest.mark.parametrize("task", thinned([LanguageModel(), Classification(classes=("a", "b"))]), ids=lambda t: t.kind)
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("block", "task"), thinned(product(BLOCKS, [LanguageModel(), Classification(classes=("a", "b"))]), 3)
+)
 def test_an_embedding_is_the_mean_of_the_last_hidden_rows(block: str, task: Any) -> None:
     model, codes = make(BLOCKS[block], task), records()
     for size, batch_size in ((64, 1), (64, 4), (16, 64), (1000, 3)):

@@ -670,9 +670,7 @@ def assert_trains_and_streams(name: str, steps: int, tokens: int) -> None:
         assert 0.1 < grown.min() and grown.max() < most(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["moneta", "memora_h", "ttt_linear", "lact", "linear_attention", "mamba2", "hgrn2", "deltaproduct", "rwkv7"]
-)
+@pytest.mark.parametrize("name", ["moneta", "lact", "mamba2", "deltaproduct", "rwkv7"])
 def test_a_preset_trains_and_streams(name: str) -> None:
     assert_trains_and_streams(name, 6, 4_000)
 

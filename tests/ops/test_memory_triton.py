@@ -63,7 +63,7 @@ def made(case: dict[str, Any]) -> tuple[Problem, Problem]:
     return ours, ours.to("cpu", torch.float64, torch.float64)
 
 
-@pytest.mark.parametrize("case", thinned(CASES, 5), ids=case_id)
+@pytest.mark.parametrize("case", thinned(CASES, 9), ids=case_id)
 def test_kernels_are_the_printed_recurrence(case: dict[str, Any]) -> None:
     compare(*made(case), FLOAT16 if case["dtype"] == torch.float16 else FLOAT32)
 
@@ -74,7 +74,7 @@ def small(**changes: Any) -> dict[str, Any]:
     return case | {"bias": L2(), "retention": Forgetting(), "learning": Momentum()} | changes
 
 
-@pytest.mark.parametrize("gates", ["token", "chunk"])
+@pytest.mark.parametrize("gates", thinned(["token", "chunk"]))
 def test_any_split_of_the_stream_is_one_pass(gates: str) -> None:
     changes = {"gates": gates, "read": "start"} if gates == "chunk" else {}
     compare(*made(small(**changes)), FLOAT32, cuts=(0, 5, 16, 17, 37))

@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
+from tests.conftest import thinned
 from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, to_tensors
 from titans_seq.data.record import Record
@@ -97,7 +98,7 @@ def test_a_record_is_learned_from_alike_in_any_batch(case: Case) -> None:
         np.testing.assert_allclose(values, np.concatenate([row[name] for row in alone]), rtol=1e-5, atol=1e-5)
 
 
-@every_case
+@pytest.mark.parametrize("case", thinned(((case,) for case in CASES.values()), 3), ids=CASES)
 def test_training_lowers_what_chooses_the_weights(case: Case) -> None:
     task, rows, targets = fitted(case)
     trained, data = model(task), batch(task, rows, targets)
