@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import thinned
 from titans_seq.data.record import Series
 from titans_seq.data.series import SeriesTable, read_series, regular
 from titans_seq.data.times import add_steps, find_frequency, future_times, step_of, time_delta
@@ -465,36 +466,39 @@ def test_a_wrong_timestamp_does_not_fill_the_memory() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options", "layout", "series", "rows", "frequency"),
-    [
-        ("ltsf/ETTh1.csv.gz", {}, "wide", 1, 17_420, "1h"),
-        ("ltsf/ETTh2.csv.gz", {}, "wide", 1, 17_420, "1h"),
-        ("ltsf/ETTm1.csv.gz", {}, "wide", 1, 69_680, "15m"),
-        ("ltsf/national_illness.csv.gz", {}, "wide", 1, 966, "1w"),
-        ("ltsf/weather.csv.gz", {}, "wide", 1, 52_695, "10m"),
-        ("energy/ercot_multiple_ts.csv.gz", {}, "long", 8, 8_000, "1h"),
-        ("energy/pjm_in_zone.csv.gz", {}, "long", 5, 43_920, "1h"),
-        ("energy/epf_electricity_exog.csv.gz", {}, "long", 4, 6_720, "1h"),
-        ("energy/windpower_hourly.csv.gz", {}, "wide", 1, 8_220, "1h"),
-        ("science/melbourne_min_temp.csv.gz", {}, "wide", 1, 3_650, "1d"),
-        ("science/monthly-sunspots.csv.gz", {}, "wide", 1, 2_820, "1mo"),
-        ("irregular/speed_7578.csv.gz", {}, "wide", 1, 1_127, "5m"),
-        ("irregular/ambient_temperature_system_failure.csv.gz", {}, "wide", 1, 7_267, "1h"),
-        ("long/seismic_BW_KW1_EHZ_2011_090.asc.gz", {"freq": "10ms"}, "wide", 1, 936_001, "10ms"),
-        ("science/beijing_pm25.csv.gz", {"target": ["pm2.5"], "past_only": ["cbwd"]}, "wide", 1, 43_824, "1h"),
-        ("monash/electricity_weekly_dataset.tsf.gz", {}, "tsf", 321, 321 * 156, "1w"),
-        ("monash/hospital_dataset.tsf.gz", {}, "tsf", 767, 767 * 84, "1mo"),
-        ("monash/m1_monthly_dataset.tsf.gz", {}, "tsf", 617, 55_998, "1mo"),
-        ("monash/sunspot_dataset_without_missing_values.tsf.gz", {}, "tsf", 1, 73_924, "1d"),
-        ("monash/tourism_monthly_dataset.tsf.gz", {}, "tsf", 366, 109_280, "1mo"),
-        ("m4/Hourly-train.csv.gz", {"freq": "h"}, "ragged", 414, 353_500, "1h"),
-        ("m4/Hourly-test.csv.gz", {"freq": "h"}, "ragged", 414, 414 * 48, "1h"),
-        ("irregular/machine_temperature_system_failure.csv.gz", {"on_duplicate": "mean"}, "wide", 1, 22_683, "5m"),
-        ("transport/nyc_taxi_30min.csv.gz", {}, "wide", 1, 10_320, "30m"),
-        ("transport/bikesharing_dc_hourly.csv.gz", {"target": ["count"]}, "wide", 1, 78_421, "1h"),
-        ("transport/metro_traffic_volume_hourly.csv.gz", {"target": ["traffic_volume"]}, "wide", 1, 40_575, "1h"),
-        ("panel/vic_elec_30min.parquet", {}, "wide", 1, 52_608, "30m"),
-        ("panel/gefcom2014_load_hourly.parquet", {"target": ["LOAD"]}, "wide", 1, 95_664, "1h"),
-    ],
+    thinned(
+        [
+            ("ltsf/ETTh1.csv.gz", {}, "wide", 1, 17_420, "1h"),
+            ("ltsf/ETTh2.csv.gz", {}, "wide", 1, 17_420, "1h"),
+            ("ltsf/ETTm1.csv.gz", {}, "wide", 1, 69_680, "15m"),
+            ("ltsf/national_illness.csv.gz", {}, "wide", 1, 966, "1w"),
+            ("ltsf/weather.csv.gz", {}, "wide", 1, 52_695, "10m"),
+            ("energy/ercot_multiple_ts.csv.gz", {}, "long", 8, 8_000, "1h"),
+            ("energy/pjm_in_zone.csv.gz", {}, "long", 5, 43_920, "1h"),
+            ("energy/epf_electricity_exog.csv.gz", {}, "long", 4, 6_720, "1h"),
+            ("energy/windpower_hourly.csv.gz", {}, "wide", 1, 8_220, "1h"),
+            ("science/melbourne_min_temp.csv.gz", {}, "wide", 1, 3_650, "1d"),
+            ("science/monthly-sunspots.csv.gz", {}, "wide", 1, 2_820, "1mo"),
+            ("irregular/speed_7578.csv.gz", {}, "wide", 1, 1_127, "5m"),
+            ("irregular/ambient_temperature_system_failure.csv.gz", {}, "wide", 1, 7_267, "1h"),
+            ("long/seismic_BW_KW1_EHZ_2011_090.asc.gz", {"freq": "10ms"}, "wide", 1, 936_001, "10ms"),
+            ("science/beijing_pm25.csv.gz", {"target": ["pm2.5"], "past_only": ["cbwd"]}, "wide", 1, 43_824, "1h"),
+            ("monash/electricity_weekly_dataset.tsf.gz", {}, "tsf", 321, 321 * 156, "1w"),
+            ("monash/hospital_dataset.tsf.gz", {}, "tsf", 767, 767 * 84, "1mo"),
+            ("monash/m1_monthly_dataset.tsf.gz", {}, "tsf", 617, 55_998, "1mo"),
+            ("monash/sunspot_dataset_without_missing_values.tsf.gz", {}, "tsf", 1, 73_924, "1d"),
+            ("monash/tourism_monthly_dataset.tsf.gz", {}, "tsf", 366, 109_280, "1mo"),
+            ("m4/Hourly-train.csv.gz", {"freq": "h"}, "ragged", 414, 353_500, "1h"),
+            ("m4/Hourly-test.csv.gz", {"freq": "h"}, "ragged", 414, 414 * 48, "1h"),
+            ("irregular/machine_temperature_system_failure.csv.gz", {"on_duplicate": "mean"}, "wide", 1, 22_683, "5m"),
+            ("transport/nyc_taxi_30min.csv.gz", {}, "wide", 1, 10_320, "30m"),
+            ("transport/bikesharing_dc_hourly.csv.gz", {"target": ["count"]}, "wide", 1, 78_421, "1h"),
+            ("transport/metro_traffic_volume_hourly.csv.gz", {"target": ["traffic_volume"]}, "wide", 1, 40_575, "1h"),
+            ("panel/vic_elec_30min.parquet", {}, "wide", 1, 52_608, "30m"),
+            ("panel/gefcom2014_load_hourly.parquet", {"target": ["LOAD"]}, "wide", 1, 95_664, "1h"),
+        ],
+        3,
+    ),
 )
 def test_real_tables(
     real: Path, name: str, options: dict[str, Any], layout: str, series: int, rows: int, frequency: str
