@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -165,5 +166,7 @@ def test_a_model_without_a_memory_that_learns_has_no_surprise(
 def test_too_few_calibration_rows_are_told(titans: Any, table: Path, runs: dict[str, Path], tmp_path: Path) -> None:
     given = ["forecast", "anomalies", runs["stream"], table, "--out", tmp_path / "a.csv"]
     told = titans(*given, "--calibration", 20, code=3).stderr
-    assert "scores of residual" in told and "larger --calibration" in told
+    assert "and thresholds need 30" in told
+    (enough,) = re.findall(r"Give --calibration (\d+) \(rows a series\), or more rows", told)
     assert not (tmp_path / "a.csv").exists()
+    titans(*given, "--calibration", enough)

@@ -84,7 +84,7 @@ def anomalies(
     task = model.task
     if job.dry_run:
         return dry(model, series=len(series), rows=sum(len(s) for s in series), calibration_rows=sum(heads))
-    thresholds = _Thresholds(path, series, _calibrated(model, series, heads, job.batch_size), rate)
+    thresholds = _Thresholds(path, heads, _calibrated(model, series, heads, job.batch_size), rate)
     counts = torch.zeros(len(series), len(task.channels), 2, dtype=torch.int64)  # flags: calibration rows, and behind
 
     def emit(part: Scored) -> list[Row]:
@@ -188,20 +188,22 @@ def _calibrated(
 class _Thresholds:
     """Limits of each score: of a series' own calibration rows, or of those of all series where these are few."""
 
-    def __init__(self, path: str, series: list[Series], found: list[dict[str, np.ndarray]], rate: float):
+    def __init__(self, path: str, heads: list[int], found: list[dict[str, np.ndarray]], rate: float):
         known = {name: [part[name] for part in found] for name in SCORES}
         surprised = any(np.isfinite(part).any() for part in known["surprise"])
         self.scores = SCORES if surprised else SCORES[:1]
-        self.of: list[dict[str, np.ndarray]] = [{} for _ in series]
+        self.of: list[dict[str, np.ndarray]] = [{} for _ in heads]
+        together = {name: np.concatenate([part.ravel() for part in known[name]]) for name in self.scores}
+        together = {name: scores[np.isfinite(scores)] for name, scores in together.items()}
+        fewest = min(together, key=lambda name: len(together[name]))
+        if (count := len(together[fewest])) < LEAST:
+            enough = math.ceil(max(heads) * LEAST / max(1, count))  # more than enough: the first rows have no score
+            raise InputError(
+                f"{path}: the {max(heads):,} calibration rows have {count:,} scores of {fewest}, and thresholds need "
+                f"{LEAST:,}. Give --calibration {enough} (rows a series), or more rows."
+            )
         for name in self.scores:
-            together = np.concatenate([part.ravel() for part in known[name]])
-            together = together[np.isfinite(together)]
-            if len(together) < LEAST:
-                raise InputError(
-                    f"{path}: the calibration rows have {len(together):,} scores of {name}, and thresholds need "
-                    f"{LEAST:,}. Give a larger --calibration, or more rows."
-                )
-            pooled = tail_threshold(together, rate / len(self.scores))
+            pooled = tail_threshold(together[name], rate / len(self.scores))
             for limits, part in zip(self.of, known[name], strict=True):
                 columns = (scores[np.isfinite(scores)] for scores in part.T)
                 limits[name] = np.array(
