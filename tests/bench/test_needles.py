@@ -76,6 +76,21 @@ def test_what_is_there_is_not_repeated(fits: list[Any], bench: Any, tmp_path: Pa
         bench_needles(tmp_path, PLAN._replace(steps=3))
 
 
+def test_a_model_of_one_fact_is_tested_on_several_as_it_is(fits: list[Any], bench: Any, tmp_path: Path) -> None:
+    """Their training is the same, draw by draw; that of two hops and of text is not."""
+    draws = needles.tasks(["single_dna", "several_dna"], 2)
+    pairs = [task.draws.train(np.random.default_rng(3), 1024, 4) for task in draws.values()]
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(*pairs, strict=True))
+    plan = PLAN._replace(tasks=("single_dna",), models=("mac",), seeds=(0,), longest=1024)
+    bench_needles(tmp_path, plan)
+    _, facts = bench_needles(tmp_path, plan._replace(tasks=("several_dna",)))
+    single, several = (facts["cells"][key_of(task, "mac", 0)] for task in ("single_dna", "several_dna"))
+    assert several == single | {"task": "several_dna"}
+    assert len(fits) == 1 and [job["task"] for job in bench.asked] == ["single_dna", "several_dna"]
+    bench_needles(tmp_path, plan._replace(tasks=("several_text", "two_hop_dna")))
+    assert len(fits) == 3
+
+
 def test_beyond_a_test_that_failed_none_is_tried_until_there_is_more_time(
     fits: list[Any], bench: Any, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ Each model is trained on short sequences and reads longer ones as a stream, ever
 its time and memory are known. Trials and tests are cells: a run that was stopped goes on, length by length.
 """
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -58,6 +59,11 @@ class Kind(NamedTuple):
     chains: int
     hops: int
     begin: tuple[int, int]  # chains, and questions for them, of a training sequence that is shorter than `LENGTH`
+
+    @property
+    def trained(self) -> tuple[int, tuple[int, int]]:
+        """All that training depends on: how many chains a longer sequence has is drawn."""
+        return self.hops, self.begin
 
 
 class Ground(NamedTuple):
@@ -168,10 +174,27 @@ def missing_tests(results: Results, key: str, cell: Mapping[str, Any], plan: Pla
     return missing
 
 
+def trained_alike(results: Results, cell: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The cell of a trial that is trained as ``cell`` is, and whose weights are there: of one fact and of several."""
+    kind, ground = TASKS[cell["task"]]
+    for name, (other, place) in TASKS.items():
+        found = results.cells.get(key_of(name, cell["model"], cell["seed"]))
+        if found and place == ground and KINDS[other].trained == KINDS[kind].trained and is_there(cell, found):
+            file = weights_of(results, found)
+            if file.exists() and sha256(file) == found["weights"]:
+                return found
+    return None
+
+
 def fit(results: Results, key: str, cell: Mapping[str, Any], task: Task, first: int, watch: Watch) -> None:
-    """Train the model of a trial, and keep its weights and what is known of them."""
+    """Train the model of a trial, or take it where it was, and keep its weights and what is known of them."""
     from safetensors.torch import save
 
+    if known := trained_alike(results, cell):
+        with whole_file(weights_of(results, cell)) as draft:
+            shutil.copyfile(weights_of(results, known), draft)
+        results.keep(key, {**known, **cell})
+        return
     begun = time.monotonic()
     config = BackboneConfig.model_validate(cell["backbone"])
     model, facts = trained(config, task, cell["seed"], rates_of(results, cell, first), watch)
