@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+from titans_seq.data.reference import Reference
 from titans_seq.data.write import PartFile
+from titans_seq.errors import EnvironmentFault
 from titans_seq.training.points import Metrics
 
 COUNT = 60  # records, of some hundred bases
@@ -120,6 +122,12 @@ def test_a_row_of_metrics_that_a_full_disk_cut_is_written_again(tmp_path: Path, 
     for row in rows[35:]:
         resumed.write(row)
     assert file.read_bytes() == wanted
+
+
+def test_a_genome_whose_copy_has_no_room_is_told(tmp_path: Path) -> None:
+    (tmp_path / "g.fa").write_text(">a\n" + "ACGT" * 5000 + "\n")
+    with files_of_at_most(1000), pytest.raises(EnvironmentFault, match=r"g.fa .* copy in .* File too large .*TMPDIR"):
+        Reference(tmp_path / "g.fa")
 
 
 def test_no_folder_for_temporary_files_is_needed(

@@ -26,9 +26,10 @@ from titans_seq.errors import InputError, Interrupted, UsageError
 from titans_seq.memory import MemoryConfig
 from titans_seq.recipe import build
 from titans_seq.stream import variants as scoring
-from titans_seq.stream.variants import SCORES, Scorer
+from titans_seq.stream.variants import SCORES, PredictionDifference, Scorer, _batches
 from titans_seq.tasks.classification import Classification
 from titans_seq.tasks.language import LanguageModel
+from titans_seq.tasks.tracks import Tracks
 
 # float32 products run in another order in other batches; the largest difference measured below is 6e-7 nats
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -533,6 +534,28 @@ def test_names_of_chromosomes(run: Any, tmp_path: Path) -> None:
 def test_a_vcf_without_a_variant(run: Any) -> None:
     told, found = run([])
     assert "has no variant" in told and found == []
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet"])
+def test_a_table_of_no_variant_has_its_columns(titans: Any, folder: Path, tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "none.vcf").write_text(HEAD)
+    out = tmp_path / f"o{suffix}"
+    given = [folder / "language", tmp_path / "none.vcf", "--reference", folder / "g.fa", "--out", out]
+    titans("genomics", "variants", *given)
+    found = pl.read_parquet(out) if suffix == ".parquet" else pl.read_csv(out, separator="\t")
+    assert found.columns == ["chrom", "pos", "id", "ref", "alt", "llr", "ref_match"] and not len(found)
+
+
+def test_tracks_have_no_prediction_of_a_window() -> None:
+    with pytest.raises(UsageError, match=r"task tracks\. Give --score embedding"):
+        PredictionDifference(make(task=Tracks(bin=2, targets=("a",), location=(0.0,), scale=(1.0,))))
+
+
+def test_windows_read_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [np.zeros(size, np.uint8) for size in (30, 30, 30, 50, 60, 200)]
+    assert [len(places) for places in _batches(codes, 64, True)] == [5, 1]
+    monkeypatch.setattr("titans_seq.stream.variants.TOGETHER", 100)
+    assert [len(places) for places in _batches(codes, 64, True)] == [3, 1, 1, 1]
 
 
 def test_files_that_are_no_vcf(titans: Any, folder: Path, tmp_path: Path) -> None:

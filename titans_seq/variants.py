@@ -26,6 +26,7 @@ from titans_seq.stream.variants import Scorer, default_score
 
 WINDOW = 512  # bases, where a run does not say what it was trained on
 _PLACE = ("chrom", "position", "ref", "alt")  # columns of a table of changes before its scores
+_COLUMNS = {"chrom": "String", "pos": "Int64", "id": "String", "ref": "String", "alt": "String"}  # of variants, before
 _BASES = ALPHABET[:4]
 
 
@@ -104,7 +105,8 @@ def variants(
     work = scorer.work(found.sequences)
     if scoring.dry_run:
         return dry(scorer.model, **facts, bases=work)
-    kind: Callable[[Path, int], PartFile] = RowFile
+    columns = _COLUMNS | dict.fromkeys(scorer.columns, "Float64") | {"ref_match": "Boolean"}
+    kind: Callable[[Path, int], PartFile] = functools.partial(RowFile, columns=columns)
     rows = functools.partial(_allele_rows, list(scorer.columns))
     if out.name.endswith(VcfFile.suffixes):
         ids = info_ids(list(scorer.columns))

@@ -220,6 +220,24 @@ def test_what_intervals_of_two_splits_share_is_found_under_other_names(
     assert lines[1:] == [["a::1:3000-3100", "1", "3000", "3100", ".", GENOME["1"][3000:3100], "a"]]
 
 
+def test_splits_that_are_not_all_known_are_told(titans: Any, tmp_path: Path) -> None:
+    texts = [f"{'ACGT'[i % 4] * 20}{'GATC'[i // 4] * 20},{'ab'[i % 2]}" for i in range(12)]
+    rows = [f"{text},{'train' if i < 9 else 'test'}" for i, text in enumerate(texts)]
+    given = ["genomics", "audit", tmp_path / "x.csv", "--strict", "--json"]
+    for strange, place in (("holdout", 12), ("", 12)):
+        text = "\n".join(["sequence,label,split", *rows[:-1], f"{rows[-1].removesuffix('test')}{strange}", ""])
+        (tmp_path / "x.csv").write_text(text)
+        problems = json.loads(titans(*given, code=3).stdout)["problems"]
+        assert any(f"row {place} is of split {strange!r} (1 such rows)" in problem for problem in problems)
+
+
+def test_windows_without_a_genome_are_refused(titans: Any, tmp_path: Path) -> None:
+    for split in ("a", "b"):
+        (tmp_path / f"{split}.bed").write_text("chr1\t1000\t1200\n")
+    given = ["genomics", "audit", tmp_path / "a.bed", "--test", tmp_path / "b.bed", "--window", 500, "--max-n", 0.5]
+    assert "--window, --max-n cut sequences out of a genome. Give it with --reference" in titans(*given, code=2).stderr
+
+
 def test_windows_are_audited_as_training_reads_them(titans: Any, genome: Path, tmp_path: Path) -> None:
     table = [f"chr1,{i * 300},{i * 300 + 100},{'ab'[i % 2]},{'train' if i < 6 else 'test'}" for i in range(10)]
     (tmp_path / "x.csv").write_text("\n".join(["chrom,start,end,label,split", *table, "chr1,9,3,a,test", ""]))

@@ -1,6 +1,7 @@
 """Tracks and embeddings: every form holds the same numbers, N has none, a resume cuts back."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,49 @@ def test_bigwig(tmp_path: Path) -> None:
         for chrom in ("chr1", "a\\x07b"):
             expected = np.array([value for name, _, value in BASES if shown(name) == chrom], np.float32)
             np.testing.assert_array_equal(file.values(chrom, fillna=None), expected)
+
+
+def test_a_bigwig_that_could_not_be_written_whole_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library prints that a disk is full, or what is wrong with the values, and returns as if it were done."""
+    pytest.importorskip("pybigtools")
+    values = np.random.default_rng(0).normal(size=60_000).tolist()
+    file = TrackFile(tmp_path / "out.bw")
+    file.write([row("chr1", 0, values)])
+    file.settle()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(EnvironmentFault, match=r"out.bw could not be written whole: .*--resume"):
+            file.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.bw.part"], "nothing of the work is lost"
+    again = TrackFile(tmp_path / "out.bw", file.part.stat().st_size)
+    assert again.finish() == len(values)
+
+    lost = TrackFile(tmp_path / "lost.bw")
+    lost.write([row("chr1", 0, [1.0, 2.0]), row("chr2", 0, [1.0])])
+    monkeypatch.setattr(TrackFile, "_intervals", lambda self, row: (np.array([0]), np.array([9]), np.array([1.0])))
+    with pytest.raises(EnvironmentFault, match=r"lost\.bw could not be written whole"):
+        lost.finish()
+    assert not (tmp_path / "lost.bw").exists() and not capfd.readouterr().out, "stdout is the command's"
+
+
+@pytest.mark.parametrize("suffix", [".bw", ".bedgraph", ".parquet"])
+def test_a_name_that_comes_again_is_refused_where_it_tells_records_apart(tmp_path: Path, suffix: str) -> None:
+    file = TrackFile(tmp_path / f"out{suffix}")
+    file.write([row("a", 0, [1.0]), row("a", 1, [2.0]), row("b", 0, [1.0])])
+    size = file.settle()
+    file.close()
+    resumed = TrackFile(tmp_path / f"out{suffix}", size)
+    if suffix == ".parquet":
+        resumed.write([row("a", 0, [1.0])])
+        assert resumed.finish() == 4
+    else:
+        with pytest.raises(InputError, match=r"two records are called 'a'.* or write .parquet"):
+            resumed.write([row("a", 0, [1.0])])
 
 
 def test_a_bigwig_of_nothing_is_refused(tmp_path: Path) -> None:

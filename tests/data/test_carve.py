@@ -1,6 +1,7 @@
 """Validation parts share no base with training, and are what they were where records have no place."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from titans_seq.data.carve import carved, stretches
-from titans_seq.data.record import Record
+from titans_seq.data.record import Record, encode
 from titans_seq.data.regions import Regions
 from titans_seq.data.sequences import read_sequences
 
 Window = tuple[str, int, int, int]  # chromosome, row, start, length
 
 
+def different(number: int, length: int = 6) -> np.ndarray:
+    """Codes that no other number has, on neither strand: N, the digits of the number, A."""
+    codes = np.zeros(length, np.uint8)
+    codes[:5] = [4, *np.unravel_index(number, (4,) * 4)]
+    return codes
+
+
 def records(windows: list[Window]) -> list[Record]:
     return [
-        Record(f"{i}", np.zeros(n, np.uint8), chrom=chrom, start=start, row=row)
+        Record(f"{i}", different(i, n), chrom=chrom, start=start, row=row)
         for i, (chrom, row, start, n) in enumerate(windows)
     ]
 
@@ -29,7 +37,7 @@ def tiled(draw: st.DrawFn) -> list[Window]:
     found = []
     for row in range(1, draw(st.integers(1, 12)) + 1):
         chrom, start = draw(st.sampled_from("ab")), draw(st.integers(0, 300))
-        length, stride = draw(st.integers(1, 20)), draw(st.integers(1, 40))
+        length, stride = draw(st.integers(6, 20)), draw(st.integers(1, 40))
         found += [(chrom, row, start + k * stride - 5, length) for k in range(draw(st.integers(1, 5)))]
     return found
 
@@ -71,9 +79,32 @@ def test_no_base_is_on_both_sides(windows: list[Window], share: float, seed: int
     assert held.sum() <= max(1, round(share * len(windows))) or held.sum() == sizes.min()
 
 
+def test_one_sequence_is_on_one_side_on_either_strand() -> None:
+    texts = ["AACC", "GGGA", "GGTT", "TCCC", "AACC", "ACGT", "AAC", "A", "AA"]
+    rows = [Record(str(i), encode(text), row=i + 1) for i, text in enumerate(texts)]
+    assert stretches(rows).tolist() == [0, 1, 0, 1, 0, 2, 3, 4, 5]
+    placed = [replace(rows[0], chrom="a", start=5), replace(rows[1], chrom="a", start=7), rows[2], rows[3], rows[5]]
+    assert stretches(placed).tolist() == [0, 0, 0, 0, 1], "through what overlaps"
+
+
+def test_what_jitter_may_reach_is_of_the_stretch() -> None:
+    def window(number: int, margin: int) -> Record:
+        around = np.concatenate([np.zeros(margin, np.uint8), different(number), np.zeros(margin, np.uint8)])
+        return Record(str(number), different(number), chrom="a", start=20 * number, row=number, around=around)
+
+    assert stretches([window(1, 7), window(2, 7), window(4, 7)]).tolist() == [0, 1, 2]
+    assert stretches([window(1, 8), window(2, 8), window(4, 8)]).tolist() == [0, 0, 1]
+
+
+def test_intervals_of_a_folder_are_each_of_a_stretch() -> None:
+    """They have no row, since it is of one of several files."""
+    rows = [Record(str(i), different(i), chrom="a", start=start) for i, start in enumerate([0, 100, 3, 50])]
+    assert stretches(rows).tolist() == [0, 1, 0, 2]
+
+
 @given(st.integers(1, 60), st.floats(0.01, 0.9), st.integers(0, 5))
 def test_records_without_a_place_are_drawn_one_by_one(count: int, share: float, seed: int) -> None:
-    rows = [Record(str(i), np.zeros(3, np.uint8), row=i + 1) for i in range(count)]
+    rows = [Record(str(i), different(i), row=i + 1) for i in range(count)]
     order = np.random.default_rng(seed).permutation(count)
     expected = np.isin(np.arange(count), order[: max(1, round(share * count))])
     assert (carved(rows, share, np.random.default_rng(seed)) == expected).all()

@@ -105,7 +105,7 @@ def test_tiles_begin_at_the_interval_and_reach_its_end(genome: Path, rows: Any, 
     expected = []
     for chrom, start, end, strand in rows:
         firsts = [start]
-        while firsts[-1] + window < end:
+        while firsts[-1] + max(window, stride) < end:  # none begins behind the interval
             firsts.append(firsts[-1] + stride)
         expected += [(f"{chrom}:{f}-{f + window}({strand})", cut(chrom, f, f + window, strand)) for f in firsts]
     assert found == expected
@@ -120,6 +120,17 @@ def test_the_reference_keeps_lower_case_apart(file: File) -> None:
 
 
 # --- formats
+
+
+def test_ten_columns_are_a_peak_or_nine_and_one_more(file: File, genome: Path) -> None:
+    """As `bedtools intersect -c` and `closest -d` make them of BED9."""
+    nine = "chr1\t5\t9\ta\t0\t+\t{}\t{}\t0\t3\nchr1\t1\t9\tb\t0\t+\t{}\t{}\t0\t3\n"
+    counted, peaks = nine.format(5, 9, 1, 1), nine.format(5.5, 9, 1, 1)
+    assert [id for id, _ in sequences(file(counted, "c.bed"), genome, window=2)] == [
+        "a::chr1:6-8(+)",
+        "b::chr1:4-6(+)",
+    ], "around the middle"
+    assert [id for id, _ in sequences(file(peaks, "p.bed"), genome, window=2)] == ["a::chr1:7-9(+)", "b::chr1:3-5(+)"]
 
 
 def test_bed_of_a_browser_with_blanks_windows_line_ends_and_a_byte_order_mark(file: File, genome: Path) -> None:

@@ -47,6 +47,23 @@ def test_of_a_table_with_sequences_nothing_is_cut_and_that_is_told(
     assert "sequences of column 'sequence' are read whole, none is cut out of a genome" in caplog.text
 
 
+def test_a_table_of_labels_comes_over_the_tables_own(file: File) -> None:
+    path, labels = file("id,seq,class\na,AC,enh\nb,GT,prom\n", "x.csv"), file("id,label\na,on\nb,off\n", "y.csv")
+    assert [r.label for r in read_sequences(path, labels=labels)] == ["on", "off"]
+    assert [r.label for r in read_sequences(path, labels=labels, label="class")] == ["enh", "prom"]
+    assert [r.label for r in read_sequences(path)] == ["enh", "prom"]
+
+
+def test_rows_of_splits_that_are_read_alike_are_told(file: File, caplog: pytest.LogCaptureFixture) -> None:
+    path = file("sequence,label,split\nAC,a,train\nGT,b,test\nGG,a,\n", "x.csv")
+    assert len(read_sequences(path)) == 3
+    assert "rows of column 'split' (train 1, test 1, none 1) are all read alike" in caplog.text
+    caplog.clear()
+    assert len(read_sequences(path, need_labels=False)) == 3
+    assert len(read_sequences(file("sequence,label,split\nAC,a,left\nGT,b,right\n", "y.csv"))) == 2
+    assert not caplog.text
+
+
 def test_a_row_without_id_gets_its_number(file: File) -> None:
     found = read_sequences(file("id,sequence,label\na,AC,1\n,GT,0\n", "x.csv"))
     assert [record.id for record in found] == ["a", "2"]

@@ -84,7 +84,13 @@ def test_parquet_types_follow_from_the_columns_not_from_the_rows(tmp_path: Path)
 def test_what_a_spreadsheet_or_a_terminal_would_obey_is_escaped(tmp_path: Path, suffix: str) -> None:
     hostile = {
         "=1+1": "'=1+1",
-        "+1": "'+1",
+        "+1+1": "'+1+1",
+        "+1": "+1",  # a label
+        "-1.5e-3": "-1.5e-3",
+        "-1.": "-1.",
+        "-.5": "-.5",
+        "+": "+",
+        "-1\n": "'-1\\n",
         "-x": "'-x",
         "@SUM(A1)": "'@SUM(A1)",
         "\t=1": "\\t=1",

@@ -5,8 +5,12 @@ the model.
 """
 
 import json
+import os
+import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -89,6 +93,21 @@ class TrackFile(ArrayFile):
     suffixes = (".bedgraph", ".bw", ".parquet")
     numbers = "values"  # (K, n)
 
+    def __init__(self, out: Path, size: int = 0):
+        super().__init__(out, size)
+        self.seen = {row["chrom"] for row in self.rows(arrays=False)} if size else set[str]()
+
+    def encode(self, rows: list[Row]) -> bytes:
+        """As of any array; where names alone tell records apart, none may come again."""
+        for row in rows if self.out.suffix != ".parquet" else ():
+            if row["start"] == 0 and row["chrom"] in self.seen:
+                raise InputError(
+                    f"{self.out}: two records are called {quoted(row['chrom'])}, whose values a {self.out.suffix} "
+                    "cannot tell apart. Give each an id of its own, or write .parquet."
+                )
+            self.seen.add(row["chrom"])
+        return super().encode(rows)
+
     def frame(self, row: Row) -> pl.DataFrame:
         """A line a base: chrom, start (0-based), and a column a track."""
         values = row["values"]
@@ -125,7 +144,7 @@ class TrackFile(ArrayFile):
             lengths[shown_controls(row["chrom"])] = row["start"] + row["values"][1]
         if len(lengths) > MOST_IN_BIGWIG:
             self._must_fit_a_bigwig()
-        count = 0
+        count, valued = 0, set[str]()
 
         def intervals() -> Iterator[tuple[str, int, int, float]]:
             nonlocal count
@@ -133,9 +152,23 @@ class TrackFile(ArrayFile):
                 chrom = shown_controls(row["chrom"])
                 for start, end, value in zip(*(part.tolist() for part in self._intervals(row)), strict=True):
                     count += 1
+                    valued.add(chrom)
                     yield chrom, start, end, value
 
-        tools.open(str(draft), "w").write({name: size for name, size in lengths.items() if size}, intervals())
+        with _printed() as told:  # the library prints most errors and goes on; others are panics of its threads
+            try:
+                tools.open(str(draft), "w").write({name: size for name, size in lengths.items() if size}, intervals())
+                whole = set(tools.open(str(draft)).chroms()) == valued
+            except BaseException as error:
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
+                whole = False
+        if told or not whole:
+            free = shutil.disk_usage(self.out.parent).free
+            raise EnvironmentFault(
+                f"{self.out} could not be written whole: {' '.join(told) or 'pybigtools does not say why'} ({free:,} "
+                "bytes free). Make room or raise the limit on files, then repeat the command with --resume."
+            )
         return count
 
     def _must_fit_a_bigwig(self) -> None:
@@ -146,6 +179,24 @@ class TrackFile(ArrayFile):
                 f"{self.out}: {len(valued):,} records have values, and a bigWig holds {MOST_IN_BIGWIG:,} at most. "
                 "Write .bedgraph or .parquet."
             )
+
+
+@contextmanager
+def _printed() -> Iterator[list[str]]:
+    """What libraries print to stdout, which is kept from there; known behind the block."""
+    found: list[str] = []
+    sys.stdout.flush()
+    end, begin = os.pipe()
+    stdout = os.dup(1)
+    os.dup2(begin, 1)
+    os.close(begin)
+    try:
+        yield found
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        with open(end, encoding="utf-8", errors="replace") as text:
+            found += text.read().split()
 
 
 def bigwig_tools() -> Any:

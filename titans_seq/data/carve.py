@@ -1,26 +1,47 @@
-"""A validation part out of training records, which shares no base of a genome with what is left."""
+"""A validation part out of training records, which shares no base of a genome and no sequence with what is left."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from titans_seq.data.record import Record
+from titans_seq.data.windows import reverse_complement
 
 
 def _span(record: Record) -> tuple[int, int] | None:
-    if record.start is not None:
-        return record.start, record.start + len(record)
-    return record.span
+    """Where a record lies, with what jitter may move it to."""
+    if record.start is None:
+        return record.span
+    jitter = 0 if record.around is None else (len(record.around) - len(record)) // 2
+    return record.start - jitter, record.start + len(record) + jitter
+
+
+def _one_sequence(records: Sequence[Record], stretch: np.ndarray) -> np.ndarray:
+    """Stretches (n,) of which those that have the same sequence, on either strand, are one."""
+    known: dict[bytes, int] = {}
+    strands = ((r.codes.tobytes(), reverse_complement(r.codes).tobytes()) for r in records)
+    text = np.array([known.setdefault(min(pair), len(known)) for pair in strands], np.int64)
+    size = len(records) + int(stretch.max(initial=0)) + 1
+    pairs = coo_array((np.ones(len(records)), (text, len(records) + stretch)), (size, size))
+    found: np.ndarray = connected_components(pairs, directed=False)[1][len(records) + stretch]
+    return found
 
 
 def stretches(records: Sequence[Record]) -> np.ndarray:
     """The stretch of the genome that each record is of, (n,) int64, numbered in the order of the records.
 
     Windows of one interval are of one stretch, and so are intervals that overlap; a feature of several pieces counts
-    from its first base to its last. A record of no known place is one of its own.
+    from its first base to its last. A record of no known place is one of its own; all that have one sequence, on either
+    strand, are of one.
     """
-    where = [(number, r.chrom, r.row, *span) for number, r in enumerate(records) if (span := _span(r))]
+    where = [
+        (number, r.chrom, -1 - number if r.row is None else r.row, *span)
+        for number, r in enumerate(records)
+        if (span := _span(r))
+    ]
     windows = pl.DataFrame(where, ["number", "chrom", "row", "start", "end"], orient="row")
     found = np.arange(len(records)) + len(where)  # behind the numbers of the stretches below
     if where:
@@ -30,7 +51,7 @@ def stretches(records: Sequence[Record]) -> np.ndarray:
         spans = spans.with_columns(begins.cum_sum().cast(pl.Int64).alias("stretch"))
         joined = windows.join(spans, on=["chrom", "row"], how="left", nulls_equal=True)
         found[joined["number"].to_numpy()] = joined["stretch"].to_numpy() - 1
-    _, first, number = np.unique(found, return_index=True, return_inverse=True)
+    _, first, number = np.unique(_one_sequence(records, found), return_index=True, return_inverse=True)
     order: np.ndarray = np.argsort(np.argsort(first))[number]
     return order
 

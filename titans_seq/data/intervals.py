@@ -81,7 +81,8 @@ def _fields(lines: pl.DataFrame, names: tuple[str, ...], needed: int, path: Path
 
 
 def read_bed(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
-    """Read BED3 to BED9 or narrowPeak (ten columns) as text columns, with `LINE`.
+    """Read BED3 to BED9 or narrowPeak (ten columns, of which the seventh and eighth are no places in the interval, as
+    those of BED9 are to which a tool has added one) as text columns, with `LINE`.
 
     Fields stand apart by tabs, in a file without tabs by blanks. Lines of ``track``, ``browser`` and comments are
     passed over.
@@ -92,8 +93,16 @@ def read_bed(path: Path | str, judge: Judge = STRICT) -> pl.DataFrame:
     lines = _data_lines(path, judge)
     if "\t" not in lines["text"][0]:
         lines = lines.with_columns(pl.col("text").str.strip_chars().str.replace_all(r"\s+", "\t"))
-    peaks = lines["text"][0].count("\t") == len(_PEAK) - 1
+    peaks = lines["text"][0].count("\t") == len(_PEAK) - 1 and not _has_thick_parts(lines["text"])
     return _fields(lines, _PEAK if peaks else _BED, 3, path, judge)
+
+
+def _has_thick_parts(lines: pl.Series) -> bool:
+    """Whether columns 7 and 8 of all lines are places in their interval: BED9, and what a tool has put behind it."""
+    fields = lines.str.split("\t")
+    start, end, first, last = (fields.list.get(n, null_on_oob=True).cast(pl.Int64, strict=False) for n in (1, 2, 6, 7))
+    inside = (start <= first) & (first <= last) & (last <= end)
+    return bool(inside.fill_null(False).all())
 
 
 def _attribute(name: str) -> pl.Expr:

@@ -1,7 +1,10 @@
 """A genome by name and place: any stretch of any chromosome, in memory that does not grow with the genome."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +15,20 @@ from titans_seq.data.compressed import SIZE, shown
 from titans_seq.data.fasta import read_blocks
 from titans_seq.data.record import LOWER, STRICT, Judge, quoted
 from titans_seq.data.windows import N
+from titans_seq.errors import EnvironmentFault
+
+
+@contextmanager
+def _telling_room(name: str) -> Iterator[None]:
+    """Turn what is said of the folder for temporary files into `EnvironmentFault`."""
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise EnvironmentFault(
+            f"{name} is read at any place from a copy in {folder}, a byte a base, which does not fit: {error.strerror} "
+            f"({shutil.disk_usage(folder).free:,} bytes free). Make room there, or name another folder with TMPDIR."
+        ) from error
 
 
 class Reference:
@@ -36,8 +53,10 @@ class Reference:
             for block in read_blocks(path, size=SIZE, judge=judge, keep_case=True):
                 self._starts.setdefault(block.id, total - block.start)
                 self.lengths[block.id] = block.start + len(block.codes)
-                total += file.write(block.codes.tobytes())
-            file.flush()
+                with _telling_room(self.name):
+                    total += file.write(block.codes.tobytes())
+            with _telling_room(self.name):
+                file.flush()
             self._codes = np.memmap(file, np.uint8, "r", shape=(total,)) if total else np.zeros(0, np.uint8)
 
     def _raw(self, chrom: str, start: int, end: int) -> np.ndarray:

@@ -119,8 +119,8 @@ class Regions(Choice):
         """Windows of placed intervals, in their order; they may reach beyond the chromosome.
 
         Without ``window`` they are the intervals. With it there is one around each summit, or centre where there is
-        none; with ``stride`` they begin at each interval's start and go on until its last base is in one. A window is
-        one piece of the genome: it is cut around each line of a feature that has several.
+        none; with ``stride`` they begin at each interval's start and go on, while they begin in it, until its last base
+        is in one. A window is one piece of the genome: it is cut around each line of a feature that has several.
         """
         if self.window is None:
             return placed
@@ -129,7 +129,9 @@ class Regions(Choice):
             centre = pl.coalesce(pl.col("start") + pl.col("summit"), (pl.col("start") + pl.col("end")) // 2)
             around = placed.with_columns(start=centre - W // 2).with_columns(end=pl.col("start") + W)
             return around.with_columns(pl.row_index().cast(pl.Int64).alias(PART))
-        last = pl.max_horizontal(pl.lit(0), (pl.col("end") - pl.col("start") - W + self.stride - 1) // self.stride)
+        length = pl.col("end") - pl.col("start")
+        last = pl.min_horizontal((length - W + self.stride - 1) // self.stride, (length - 1) // self.stride)
+        last = pl.max_horizontal(pl.lit(0), last)  # a window that is longer than its interval begins with it
         tiles = placed.with_columns(tile=pl.int_ranges(0, last + 1)).explode("tile")
         tiles = tiles.with_columns(start=pl.col("start") + pl.col("tile") * self.stride)
         return tiles.with_columns(pl.row_index().cast(pl.Int64).alias(PART), end=pl.col("start") + W).drop("tile")

@@ -1,5 +1,6 @@
 """Sequences with labels: tables, intervals on a genome, FASTA with a table of labels, and folders of classes."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import tee
@@ -27,7 +28,7 @@ from titans_seq.data.labels import LABELS, Columns, Form, decimal_points, label_
 from titans_seq.data.record import STRICT, Judge, Record, Tally, encode, quoted
 from titans_seq.data.regions import Regions
 from titans_seq.data.table import column_called, column_given, from_bytes, listed, read_bytes, read_lines
-from titans_seq.errors import InputError, UsageError
+from titans_seq.errors import InputError, UsageError, warn
 
 SEQUENCES = ("sequence", "seq")
 IDS = ("id", "name", "record")
@@ -37,6 +38,20 @@ UCI = ".data"
 TABLES = (".csv", ".tsv", ".parquet", UCI)
 FASTAS = (".fa", ".fasta", ".fna", ".ffn")
 INTERVALS = tuple(SUFFIXES)
+
+
+SPLITS = {  # what splits are called, and when each is used
+    **dict.fromkeys(("train", "training"), 0),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), 1),
+    **dict.fromkeys(("test", "testing"), 2),
+}
+
+
+def split_marks(table: pl.DataFrame) -> tuple[str, ...]:
+    """What a table's column ``split`` says of each row; nothing where there is none, or none of `SPLITS` in it."""
+    column = column_called(table, ("split",))
+    marks = tuple(table[column].cast(pl.String).str.strip_chars().fill_null("")) if column else ()
+    return marks if any(mark.lower() in SPLITS for mark in marks) else ()
 
 
 def suffix_of(path: Path) -> str:
@@ -114,14 +129,17 @@ class _Placed(NamedTuple):
 def _labels_in(
     table: pl.DataFrame, ids: pl.Series, path: Path | str, asked: _Asked, separator: str = ""
 ) -> list[str | None]:
-    """The labels of a table's rows: its own, else those that a table of ids beside it has for ``ids``."""
+    """The labels of a table's rows: of a column that was named, else those that a table of ids beside it has for
+    ``ids``, else its own.
+    """
     name, unit = shown(path), "line" if LINE in table.columns else "row"
     places = table[LINE].to_list() if LINE in table.columns else range(1, len(table) + 1)
     table = table.drop(LINE, PART, CIRCULAR, strict=False)
     given = (asked.label,) if isinstance(asked.label, str) else asked.label or ()
-    here = list(given) if given and set(given) <= set(table.columns) else label_columns(table, None, path)
-    if not here and asked.labels is not None:
+    named = list(given) if set(given) <= set(table.columns) else []
+    if not named and asked.labels is not None:
         return list(_Labels(asked.labels, asked).of(ids.to_list(), path))
+    here = named or label_columns(table, None, path)
     at = label_columns(table, asked.label, path) if asked.label else here
     if not at and asked.need_labels:
         columns = listed(table.columns)
@@ -184,6 +202,10 @@ def _from_table(path: Path | str, asked: _Asked) -> _Found:
             f"{shown(path)} has no column 'sequence' or 'seq', nor chrom, start and end. Its columns: {columns}. "
             "Name one of them so."
         )
+    apart = Counter(split_marks(table)) if asked.need_labels and asked.judge is STRICT else {}  # an audit cuts them
+    if len(apart) > 1:
+        counts = ", ".join(f"{mark or 'none'} {count:,}" for mark, count in apart.items())
+        warn(f"{shown(path)}: rows of column 'split' ({counts}) are all read alike. Give a file of each split instead.")
     if asked.regions != WHOLE:
         asked.judge.doubt(f"{shown(path)}: the sequences of column {at!r} are read whole, none is cut out of a genome.")
     labels = _labels_in(table, ids, path, asked, separator)
@@ -309,7 +331,7 @@ def _from_folder(folder: Path, asked: _Asked) -> Iterator[Record]:
         )
     for entry in classes:
         label = entry.name if entry.is_dir() else Path(entry.name.removesuffix(".gz")).stem
-        apart = asked._replace(need_labels=False, label=None)
+        apart = asked._replace(need_labels=False, label=None, labels=None)
         files = sorted(file for file in entry.iterdir() if file.is_file()) if entry.is_dir() else [entry]
         for file in files:
             if asked.regions.reference and suffix_of(file) in (*TABLES, *INTERVALS):

@@ -9,8 +9,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar
 
 from titans_seq.errors import ModelError, UsageError
@@ -18,7 +19,8 @@ from titans_seq.files import telling_disk_faults, whole_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LINE = 80  # bases a line of FASTA
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run text that begins so
+# text that a spreadsheet would run; a signed number it would not, nor a sign alone, as of a strand
+FORMULA = re.compile(r"(?![+-](\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z)[=+@-].", re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end a row, or be obeyed by a terminal
 
 Row = dict[str, Any]
@@ -93,9 +95,19 @@ class PartFile:
 
 
 class RowFile(PartFile):
-    """A table, a row a record; a number that is not finite becomes null."""
+    """A table, a row a record; a number that is not finite becomes null.
+
+    Args:
+        out: the table.
+        size: of the part file to go on with.
+        columns: names and polars' types, which a table that may have no rows is to have all the same.
+    """
 
     suffixes = SUFFIXES
+
+    def __init__(self, out: Path, size: int = 0, columns: Mapping[str, str] = MappingProxyType({})):
+        super().__init__(out, size)
+        self.columns = columns
 
     def encode(self, rows: list[Row]) -> bytes:
         """JSON lines."""
@@ -108,7 +120,7 @@ class RowFile(PartFile):
 
     def convert(self, draft: Path) -> int:
         """A table in the form of the suffix."""
-        return _convert(self.part, draft, self.out.suffix)
+        return _convert(self.part, draft, self.out.suffix, self.columns)
 
 
 class FastaFile(PartFile):
@@ -200,8 +212,7 @@ def _plain(value: Any) -> Any:
 def _escaped(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    formula = len(value) > 1 and value.startswith(FORMULA)  # a sign alone, as of a strand, runs nothing
-    return ("'" if formula else "") + shown_controls(value)
+    return ("'" if FORMULA.match(value) else "") + shown_controls(value)
 
 
 def shown_controls(text: str) -> str:
@@ -209,17 +220,18 @@ def shown_controls(text: str) -> str:
     return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def _convert(part: Path, draft: Path, suffix: str) -> int:
+def _convert(part: Path, draft: Path, suffix: str, columns: Mapping[str, str]) -> int:
     if suffix == ".parquet":
         import polars as pl
 
-        frame = pl.scan_ndjson(part, infer_schema_length=None) if part.stat().st_size else pl.LazyFrame()
+        nothing = pl.LazyFrame(schema={name: getattr(pl, kind) for name, kind in columns.items()})
+        frame = pl.scan_ndjson(part, infer_schema_length=None) if part.stat().st_size else nothing
         schema = frame.collect_schema()
         stamps = [name for name in schema if name in ("ds", "cutoff")]
         unknown = [name for name, kind in schema.items() if kind == pl.Null]  # a number that was never finite
         frame.with_columns(pl.col(stamps).str.to_datetime(), pl.col(unknown).cast(pl.Float64)).sink_parquet(draft)
         return int(pl.scan_parquet(draft).select(pl.len()).collect().item())
-    count, columns = 0, None
+    count, names = 0, list[str]()
     with draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
         for row in _rows(part):
@@ -227,8 +239,10 @@ def _convert(part: Path, draft: Path, suffix: str) -> int:
             if suffix == ".jsonl":
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 continue
-            if columns is None:
-                columns = list(row)
-                writer.writerow(map(_escaped, columns))
-            writer.writerow([_escaped(row[name]) for name in columns])
+            if not names:
+                names = list(row)
+                writer.writerow(map(_escaped, names))
+            writer.writerow([_escaped(row[name]) for name in names])
+        if not count and columns and suffix != ".jsonl":
+            writer.writerow(columns)
     return count

@@ -15,7 +15,7 @@ from titans_seq.data.windows import BEGIN, padded, reverse_complement
 from titans_seq.data.write import Row
 from titans_seq.errors import UsageError
 from titans_seq.stream import Point, Steps, must_be_finite
-from titans_seq.stream.walk import Head, block_size
+from titans_seq.stream.walk import TOGETHER, Head, block_size
 from titans_seq.tasks.language import LanguageHead
 from titans_seq.tasks.pooling import Embedder
 
@@ -103,7 +103,8 @@ class PredictionDifference(Score):
 
     def __init__(self, model: SequenceModel):
         self.model, language = model, isinstance(model.head, LanguageHead)
-        self.names = [] if language else list(self._numbers([np.zeros(1, np.uint8)]))
+        numbers = not language and hasattr(model.task, "columns")  # of a sequence, not along it
+        self.names = list(self._numbers([np.zeros(1, np.uint8)])) if numbers else []
         if not self.names:
             raise UsageError(
                 f"--score prediction asks a model that predicts numbers of a sequence, and this is one of task "
@@ -140,11 +141,14 @@ def default_score(model: SequenceModel) -> str:
 
 
 def _batches(codes: Sequence[np.ndarray], batch_size: int, pad: bool) -> Iterator[list[int]]:
-    """Places of the sequences that are read side by side: of one length, or with ``pad`` of like lengths."""
+    """Places of the sequences that are read side by side: of one length, or with ``pad`` of like lengths; no more than
+    `TOGETHER` bases, but of one alone.
+    """
     most = 2 if pad else 1
     held: list[int] = []
     for place in sorted(range(len(codes)), key=lambda place: len(codes[place])):
-        if held and (len(held) == batch_size or len(codes[place]) > most * len(codes[held[0]])):
+        full = len(held) == batch_size or (len(held) + 1) * len(codes[place]) > TOGETHER
+        if held and (full or len(codes[place]) > most * len(codes[held[0]])):
             yield held
             held = []
         held.append(place)

@@ -64,10 +64,14 @@ def audit_sequences(
 
     Raises:
         InputError: if a file cannot be read at all: another format, or a symbol that is no nucleotide.
-        UsageError: if there is no test split to free of leaks, or no such kind.
+        UsageError: if there is no test split to free of leaks, no such kind, or no genome to cut windows out of.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"--kind {unknown[0]} is none. Give {', '.join(KINDS)}.")
+    given = regions.model_dump(exclude_defaults=True)
+    if regions.reference is None and (cuts := [name for name in given if name not in ("aliases", "feature")]):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in cuts)
+        raise UsageError(f"{options} cut sequences out of a genome. Give it with --reference, or leave them out.")
     wanted = tuple(kind for kind in KINDS if kind in kinds or not kinds)
     if leak_free is not None:
         check_suffix(leak_free, RowFile.suffixes)

@@ -18,12 +18,14 @@ from titans_seq.data.sequences import (
     FASTAS,
     INTERVALS,
     SEQUENCES,
+    SPLITS,
     TABLES,
     WHOLE,
     is_fasta,
     read_places,
     read_rows,
     read_sequences,
+    split_marks,
     suffix_of,
 )
 from titans_seq.data.table import column_called
@@ -32,12 +34,6 @@ from titans_seq.errors import InputError, UsageError
 from titans_seq.resources import data_file
 
 _Found = TypeVar("_Found")
-
-_NAMES = {  # what splits are called, and when each is used
-    **dict.fromkeys(("train", "training"), 0),
-    **dict.fromkeys(("dev", "val", "valid", "validation"), 1),
-    **dict.fromkeys(("test", "testing"), 2),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +58,7 @@ class Split:
     @property
     def for_test(self) -> bool:
         """Whether models are measured on it in the end."""
-        return _NAMES.get(self.name.lower()) == 2
+        return SPLITS.get(self.name.lower()) == 2
 
     @property
     def lengths(self) -> np.ndarray:
@@ -251,17 +247,17 @@ def _splits_in(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in _visible(folder):
         name = _stem(entry)
-        if name.lower() not in _NAMES or not (entry.is_dir() or suffix_of(entry) in TABLES + FASTAS + INTERVALS):
+        if name.lower() not in SPLITS or not (entry.is_dir() or suffix_of(entry) in TABLES + FASTAS + INTERVALS):
             continue
         if name in found:
             raise InputError(f"{folder} has two splits {name!r}: {found[name].name} and {entry.name}. Keep one.")
         found[name] = entry
-    return dict(sorted(found.items(), key=lambda item: _NAMES[item[0].lower()]))
+    return dict(sorted(found.items(), key=lambda item: SPLITS[item[0].lower()]))
 
 
 def _cut(whole: Split, marks: tuple[str, ...]) -> list[Split]:
     """Cut a table by its column of splits."""
-    names = sorted(set(marks), key=lambda name: _NAMES[name.lower()])
+    names = sorted(set(marks), key=lambda name: SPLITS[name.lower()])
     column = np.array(marks)[whole.rows - 1]
     return [whole.take(np.flatnonzero(column == name), name) for name in names]
 
@@ -310,8 +306,12 @@ def _read_splits(path: Path, test: Path | None, reading: Reading) -> list[Split]
     whole = reading.split("", path)
     if not path.is_file() or is_fasta(path) or interval_kind(path):
         return [whole]
-    table = read_rows(path, reading.judge)
-    column = column_called(table, ("split",))
-    marks = tuple(table[column].cast(pl.String).str.strip_chars().fill_null("")) if column else ()
-    is_cut = len(set(marks)) > 1 and all(mark.lower() in _NAMES for mark in marks)
-    return _cut(whole, marks) if is_cut else [whole]
+    marks = split_marks(read_rows(path, reading.judge))
+    strange = [(row, mark) for row, mark in enumerate(marks, start=1) if mark.lower() not in SPLITS]
+    if strange:
+        row, mark = strange[0]
+        reading.judge.refuse(
+            f"{path}: row {row} is of split {mark!r} ({len(strange):,} such rows), none of {', '.join(SPLITS)}; splits "
+            "are not compared. Mend the column, or give a file of each."
+        )
+    return _cut(whole, marks) if len(set(marks)) > 1 and not strange else [whole]
