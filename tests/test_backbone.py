@@ -67,6 +67,19 @@ def test_any_split_of_the_stream_is_one_pass(config: BackboneConfig, cuts: list[
     assert_states_equal(state, end)
 
 
+@pytest.mark.parametrize("embedding", [{"kind": "nucleotides"}, {"kind": "kmer", "k": 3}], ids=lambda e: e["kind"])
+def test_no_tokens_and_no_rows_are_read_as_such(embedding: dict[str, Any]) -> None:
+    backbone = Backbone(BackboneConfig(width=8, heads=2, depth=1, embedding=embedding))
+    tokens = torch.randint(0, 4, (2, 9))
+    _, state = backbone(tokens)
+    nothing, same = backbone(tokens[:, :0], state)
+    assert nothing.shape == (2, 0, 8)
+    torch.testing.assert_close(backbone(tokens, same)[0], backbone(tokens, state)[0], rtol=0, atol=0)
+    rows, _ = backbone(tokens[:0])
+    rows.sum().backward()
+    assert rows.shape == (0, 9, 8) and not any(p.grad.any() for p in backbone.parameters() if p.grad is not None)
+
+
 @every_config
 def test_the_future_does_not_reach_the_past(config: BackboneConfig) -> None:
     backbone, x = backbone_and_input(config)

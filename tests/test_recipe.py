@@ -158,9 +158,23 @@ def test_data_must_suit_the_task_and_the_backbone_too() -> None:
 @pytest.mark.parametrize("text", ["1e20", "1E3", "-.5e3", ".inf", "001", "no", "~", "a: b"])
 def test_text_stays_text(text: str, tmp_path: Path) -> None:
     first = build(recipe("forecasting"), [])
-    data = first.data.model_copy(update={"path": text})
+    data = first.data.model_copy(update={"target": (text,)})
     (tmp_path / "recipe.yaml").write_text(first.model_copy(update={"data": data}).text())
-    assert load_recipe(tmp_path / "recipe.yaml").data.path == text
+    assert load_recipe(tmp_path / "recipe.yaml").data.target == (text,)
+
+
+def test_a_recipe_can_be_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    regions = {"reference": "g.fa", "blacklist": "sample:ecoli_region/x.bed"}
+    content = recipe("classification") | {"start_from": "model"}
+    content["data"] = {"kind": "sequences", "train": "a.bed", "bigwig": ["x.bw"], "regions": regions}
+    found = build(content, ["data.validation=b.bed"])
+    assert (found.data.train, found.data.validation) == (str(tmp_path / "a.bed"), str(tmp_path / "b.bed"))
+    assert found.data.bigwig == (str(tmp_path / "x.bw"),) and found.data.labels is None
+    assert found.data.regions.reference == str(tmp_path / "g.fa")
+    assert found.data.regions.blacklist == "sample:ecoli_region/x.bed" and found.start_from == str(tmp_path / "model")
+    assert build(recipe("forecasting"), ["data.path=synthetic:1/2/300"]).data.path == "synthetic:1/2/300"
 
 
 def test_differences_name_key_and_both_values() -> None:

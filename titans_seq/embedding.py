@@ -116,6 +116,8 @@ class Kmers(Reading):
         """Tokens (B, T), or (B, ⌈T / k⌉) of words that do not overlap, and the last k - 1 symbols where they do."""
         if before is None:
             return word_tokens(F.pad(x, (0, -x.shape[1] % self.k), value=PAD).unflatten(1, (-1, self.k))), None
+        if not x.shape[1]:
+            return x, before
         joined = torch.cat([before, x], 1)
         windows = joined.unfold(1, self.k, 1)
         number = _numbers(windows)

@@ -164,7 +164,7 @@ def _slope_of_kernel(slope: Tensor, rows: Tensor, K: int) -> Tensor:
     """
     B, T, D = slope.shape
     steps = min(T, max(1, _PIECE // (K * D)))
-    batch = min(B, max(1, _PIECE // (K * D * steps)))
+    batch = max(1, min(B, _PIECE // (K * D * steps)))
     total = slope.new_zeros(K, batch, steps, D, dtype=torch.promote_types(slope.dtype, torch.float32))
     for b, t in product(range(0, B, batch), range(0, T, steps)):
         slopes = slope[b : b + batch, t : t + steps].to(total.dtype)

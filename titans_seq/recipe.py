@@ -1,5 +1,6 @@
 """Recipe: the schema of ``pipelines/*.yaml`` and of every run folder's ``recipe.yaml``."""
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +16,7 @@ from titans_seq.embedding import Kmers, Nucleotides, Patches
 from titans_seq.errors import ConfigError
 from titans_seq.miras.choice import Choice
 from titans_seq.miras.presets import PRESETS, Preset
-from titans_seq.resources import Kind, data_file, find
+from titans_seq.resources import PREFIXES, Kind, data_file, find
 from titans_seq.tasks import Task
 from titans_seq.training.config import Training
 
@@ -246,9 +247,25 @@ def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), n
             f"{name} has schema_version {version}; this release reads {SCHEMA}. Update titans-seq to use it."
         )
     try:
-        return TypeAdapter(Recipe).validate_python(content, strict=False)
+        recipe = TypeAdapter(Recipe).validate_python(content, strict=False)
     except ValidationError as error:
         raise ConfigError(f"{name} is not a valid recipe: {explain(error)}.") from None
+    begin = recipe.start_from
+    if begin is not None and Path(begin).is_dir():
+        begin = os.path.abspath(begin)
+    return recipe.model_copy(update={"data": _located(recipe.data), "start_from": begin})
+
+
+def _located(part: Any) -> Any:
+    """The same with paths from the root on, so that a recipe can be repeated from anywhere."""
+
+    def whole(path: Any) -> Any:
+        if isinstance(path, tuple):
+            return tuple(map(whole, path))
+        return path if path is None or path == "-" or path.startswith(PREFIXES) else os.path.abspath(path)
+
+    found = {name: whole(getattr(part, name)) for name in part.places}
+    return part.model_copy(update=found | ({"regions": _located(part.regions)} if hasattr(part, "regions") else {}))
 
 
 def load_recipe(path: Path, settings: tuple[str, ...] | list[str] = ()) -> Recipe:

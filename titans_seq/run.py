@@ -256,6 +256,11 @@ def _plan(recipe: Recipe, device: str) -> _Plan:
             "MAC as printed (mode: paper) reads what pads the shorter sequences of a batch, in training alone. "
             "Set training.batch_size=1, or give sequences of one length."
         )
+    if recipe.training.freeze and not recipe.start_from:
+        raise ConfigError(
+            "training.freeze (--head-only) trains the head alone, and this backbone was never trained. Give one that "
+            "was, as --backbone, or leave that out."
+        )
     if recipe.start_from:
         check_backbone(backbone, recipe.start_from)
         _must_train_what_is_new(recipe, backbone)

@@ -30,6 +30,13 @@ STARTS = {  # of a period of each step
     "3mo": "2024-02-01",
     "1y": "2024-04-01",
 }
+BESIDE = {  # that begin between the units of their steps
+    "1h": "2024-02-29T23:30",
+    "2h": "2024-02-29T23:30:05",
+    "1d": "2023-12-31T09:00",
+    "1w": "2024-01-03T12:15",
+    "15m": "2024-01-01T00:45:00.000007",
+}
 
 
 def a_series(
@@ -51,7 +58,7 @@ def a_series(
     )
 
 
-@pytest.mark.parametrize(("frequency", "start"), STARTS.items(), ids=STARTS)
+@pytest.mark.parametrize(("frequency", "start"), [*STARTS.items(), *BESIDE.items()])
 def test_a_period_begins_where_the_series_does(frequency: str, start: str) -> None:
     name = pandas_frequency(frequency, np.datetime64(start))
     period = pd.Period(pd.Timestamp(start), freq=name)
@@ -60,7 +67,7 @@ def test_a_period_begins_where_the_series_does(frequency: str, start: str) -> No
     assert frequency_named(period.freqstr) == frequency
 
 
-@pytest.mark.parametrize(("frequency", "start"), STARTS.items(), ids=STARTS)
+@pytest.mark.parametrize(("frequency", "start"), [*STARTS.items(), *BESIDE.items()])
 def test_a_series_comes_back_as_it_was(frequency: str, start: str) -> None:
     series = a_series(frequency, start)
     back = to_series(to_entry(series), series.columns)
@@ -127,6 +134,33 @@ def test_a_long_frame_becomes_entries(library: type) -> None:
     np.testing.assert_array_equal(entries[0]["target"], [1, 2, np.nan, 4])
     np.testing.assert_array_equal(entries[1]["target"], [10, 20])
     assert entries[0]["start"] == pd.Period("2024-01-01", freq="D")
+
+
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_times_of_a_zone_are_kept_as_they_are_written(library: str, caplog: pytest.LogCaptureFixture) -> None:
+    times = pd.date_range("2024-01-01 00:30", periods=3, freq="h", tz="Europe/Berlin")
+    table = {"unique_id": ["a"] * 3, "ds": times, "y": [1.0, 2.0, 3.0]}
+    if library == "polars":
+        bare = pl.Series(times.tz_localize(None).to_numpy().astype("M8[us]"))
+        table["ds"] = bare.dt.replace_time_zone("Europe/Berlin")
+    (entry,) = from_frame(pl.DataFrame(table) if library == "polars" else pd.DataFrame(table), "1h")
+    assert entry["start"].start_time == pd.Timestamp("2024-01-01 00:30")
+    assert "in the zone Europe/Berlin; they are kept as written" in caplog.text
+
+
+def test_rows_of_many_series_in_any_order_are_put_together() -> None:
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(np.repeat([f"s{n}" for n in rng.permutation(30)], 5))
+    days = np.zeros(len(ids), int)
+    for id in set(ids):
+        days[ids == id] = rng.permutation(5)
+    times = np.datetime64("2024-01-01", "us") + days * np.timedelta64(1, "D")
+    entries = from_frame(
+        pd.DataFrame({"unique_id": ids, "ds": times, "y": days * 100.0 + [int(id[1:]) for id in ids]}), "D"
+    )
+    assert [entry["item_id"] for entry in entries] == list(dict.fromkeys(ids.tolist()))
+    for entry in entries:
+        np.testing.assert_array_equal(entry["target"], np.arange(5) * 100 + int(entry["item_id"][1:]))
 
 
 def test_entries_of_a_frame_without_gaps_are_those_of_gluonts() -> None:

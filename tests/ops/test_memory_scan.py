@@ -156,6 +156,30 @@ def test_chunk_size_1_is_the_online_rule_of_an_mlp(depth: int, norm: bool) -> No
         assert largest_error({name: found[name] for name in printed}, printed)[0] < EXACT
 
 
+@pytest.mark.parametrize("gates", ["token", "chunk"])
+def test_inside_a_chunk_gates_stay_what_they_are(gates: str) -> None:
+    p = problem(MLP(), length=6, chunk_size=4, read="start", gates=gates)
+    tokens = (p.q, p.k, p.v, p.theta, p.alpha, p.eta)
+    settings = {**p.settings, "initial": p.initial, "gain": p.gain}
+    _, state = memory_scan(*tokens, **settings)
+    other = "chunk" if gates == "token" else "token"
+    with pytest.raises(ValueError, match=f"inside a chunk whose gates were by {gates}: go on with gates='{gates}'"):
+        memory_scan(*tokens, **{**settings, "gates": other}, state=state)
+    _, whole = memory_scan(*(part[:, :, :4] for part in tokens), **settings)
+    memory_scan(*tokens, **{**settings, "gates": other}, state=whole._replace(waiting=None))
+
+
+@pytest.mark.parametrize("retention", [Forgetting(), KL()], ids=named)
+def test_inference_is_what_it_is_without_gradients(retention: Retention) -> None:
+    """Inner gradients are taken in inference mode too."""
+    p = problem(MLP(), length=9, chunk_size=4, retention=retention)
+    with torch.no_grad():
+        expected = p.run((5,), ("reference",))
+    with torch.inference_mode():
+        found = p.run((5,), ("reference",))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("backend", PLAIN)
 @pytest.mark.parametrize("momentum", [True, False])
 @pytest.mark.parametrize("structure", thinned(EVERY_STRUCTURE, 3), ids=named)

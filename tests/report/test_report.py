@@ -148,7 +148,7 @@ def test_page_tells_scores_settings_versions_and_commands(models: Models, kind: 
     [
         ("language", ["interpolated markov", "95% intervals of 20", "Along r0, positions 1 to 200", "trained on this"]),
         ("classifier", ["majority class", "kmer logistic", "Confusion", "ROC", "recall", "Calibration", "exact"]),
-        ("wide", ["seasonal naive", "2 forecasts of 4 rows", "error by step", "80% band", "held no rows out"]),
+        ("wide", ["seasonal naive", "2 forecasts of 4 rows", "error by step", "80% band", "chosen by, rows of"]),
         ("long", ["seasonal naive", "Calibration", "x: MAE", "No problem and no leak"]),
     ],
 )
@@ -170,6 +170,9 @@ def test_errors_are_told_with_their_unit_and_less_of_them_is_better() -> None:
     lines = lead_lines(
         {"lead": {"training_mean": {"scaled_mse": [-2, -1], "mse_x": [-2, -1], "pearson_x": [0.1, 0.2]}}}
     )
+    bits = ("bits_per_nt", "bits_per_nt_repeat", "bits_per_nt_other", "bits_per_masked_nt")
+    (told,) = lead_lines({"lead": {"markov": {name: [0.1, 0.2] for name in bits}}})
+    assert told.startswith("Model worse than markov") and "better" not in told
     assert len(lines) == 1 and "Model better than training mean" in lines[0]
     table = score_table({"items": 2, "model": {"mse": 1.234e-6}, "intervals": {"model": {"mse": [1e-6, 2e-6]}}})
     assert "1.23e-06 [1.0e-06, 2.0e-06]" in table

@@ -291,7 +291,7 @@ def test_bins_are_the_mean_of_their_rows() -> None:
         (Tracks(), ["1;2;3", "1;2", "1;2;3;4"], "row '1' has 2 values of 1 tracks for 6 bases; bins of 2 bases need 3"),
         (Tracks(), ["1;2;3", "1;2;3|4;5", "1;2;3;4"], "row '1' has tracks of 3 and 2 values"),
         (Tracks(), ["1;2;3", "1;2;3|4;5;6", "1;2;3;4"], "row '1' has 3 values of 2 tracks"),
-        (Tracks(), ["2;2;2", "2;2;2", "2;2;2;2"], "a track has the same value in all bins"),
+        (Tracks(), ["2;2;2", "2;2;2", "2;2;2;2"], "has the same value in all bins"),
         (
             Tracks(objective="poisson"),
             ["1;2;3", "1;-2;3", "1;2;3;4"],

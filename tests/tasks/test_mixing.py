@@ -178,3 +178,5 @@ def test_the_forecast_layer_fits_other_channels_unless_they_share_a_token() -> N
 def test_no_model_for_any_table_depends_on_what_stands_beside_a_channel(mixing: Any) -> None:
     with pytest.raises(ValidationError, match="zero_shot needs channels that are read apart, whatever another table"):
         Forecasting(horizon=1, zero_shot=True, mixing=mixing)
+    with pytest.raises(ValidationError, match="conformal intervals are of the table they are calibrated on"):
+        Forecasting(horizon=1, zero_shot=True, conformal=(80,))

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from tests.conftest import thinned
 from titans_seq.errors import InputError
 from titans_seq.tasks.forecasting import Forecasting
-from titans_seq.tasks.outputs import LEAST_SCALE, OUTPUTS, Output, Quantiles, StudentT
+from titans_seq.tasks.outputs import DECILES, LEAST_SCALE, OUTPUTS, Output, Quantiles, StudentT
 from titans_seq.training.calibration import calibrate, margin, must_suffice
 
 every_output = pytest.mark.parametrize("output", [kind() for kind in OUTPUTS], ids=lambda o: o.kind)
@@ -103,6 +103,17 @@ def test_student_t_quantiles_hold_their_share_of_a_sample() -> None:
 
 def test_a_student_t_scale_never_reaches_zero() -> None:
     assert StudentT().mapped(torch.full((1, 3), -1e4))[0, 2] == LEAST_SCALE
+
+
+def test_a_mean_weighs_levels_by_the_probability_around_them() -> None:
+    """Of a uniform distribution, whose quantiles are the levels."""
+    for levels in (DECILES, (0.5, 0.9, 0.95, 0.99), (0.1, 0.5, 0.9), (0.3,)):
+        output = torch.tensor(levels, dtype=torch.float64)
+        found = float(Quantiles(levels=levels).mean(output))
+        assert levels[0] <= found <= levels[-1]
+        if levels == tuple(sorted(round(1 - q, 9) for q in levels)):
+            assert found == pytest.approx(0.5)
+    assert float(Quantiles(levels=(0.5, 0.9, 0.95, 0.99)).mean(torch.tensor([0.5, 0.9, 0.95, 0.99]))) < 0.7
 
 
 # --- conformal intervals

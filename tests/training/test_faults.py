@@ -159,9 +159,12 @@ def test_a_run_starts_from_the_weights_of_a_backbone(
     assert not any(same(free, frozen, "head."))
 
 
-def test_freeze_trains_the_head_alone(titans: Any, tiny: Any, tmp_path: Path) -> None:
+def test_freeze_trains_the_head_alone(titans: Any, tiny: Any, models: Any, tmp_path: Path) -> None:
     for name, steps in (("a", 1), ("b", 4)):
-        titans(*job("classifier", tiny, tmp_path / name, steps=steps, freeze="true"))
+        given = job("classifier", tiny, tmp_path / name, steps=steps, freeze="true")
+        told = titans(*given, code=4).stderr
+        assert "this backbone was never trained" in told and not (tmp_path / name / "model").exists()
+        titans(*given, "--backbone", models.language)
     one, four = last(tmp_path / "a"), last(tmp_path / "b")
     assert all(same(one, four, "backbone.")) and not any(same(one, four, "head."))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -36,6 +36,7 @@ class _Piece(NamedTuple):
 class Regions(Choice):
     """How sequences are cut out of a genome where a file holds places instead of sequences."""
 
+    places: ClassVar[tuple[str, ...]] = ("reference", "aliases", "blacklist")  # fields that name files
     reference: str | None = Field(default=None, description="FASTA of the genome.")
     aliases: str | None = Field(default=None, description="Lines of chromosome names that mean the same.")
     feature: tuple[str, ...] = Field(default=(), description="Kinds of feature to read of a GFF or GTF.")

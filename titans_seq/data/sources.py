@@ -34,6 +34,7 @@ class FastaSource(Choice):
     """Records to model base by base; for validation regions are held out, or else the last part of each record."""
 
     kind: Literal["fasta"] = "fasta"
+    places: ClassVar[tuple[str, ...]] = ("paths",)  # fields that name files
     streamed: ClassVar[bool] = True  # a causal model is measured on it record by record, however long they are
     reading: ClassVar[tuple[str, ...]] = ("length",)  # what another file like this one is likely to need too
     paths: tuple[str, ...] = Field(min_length=1)
@@ -133,6 +134,7 @@ class SequenceSource(Choice):
     """
 
     kind: Literal["sequences"] = "sequences"
+    places: ClassVar[tuple[str, ...]] = ("train", "validation", "labels", "bigwig")
     streamed: ClassVar[bool] = False
     reading: ClassVar[tuple[str, ...]] = ("sequence", "label", "regions", "bigwig", "missing")
     train: str
@@ -270,6 +272,7 @@ class SeriesSource(SeriesReading):
     """
 
     kind: Literal["series"] = "series"
+    places: ClassVar[tuple[str, ...]] = ("path",)
     reading: ClassVar[tuple[str, ...]] = tuple(SeriesReading.model_fields)
     path: str
     validation: float = Field(default=0.1, gt=0, description="Rows a series, or below 1 their share.")

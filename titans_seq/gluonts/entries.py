@@ -19,6 +19,7 @@ from titans_seq.forecast import unique_id
 Entry = dict[str, Any]
 
 _PANDAS = {"us": "us", "ms": "ms", "s": "s", "m": "min", "h": "h", "d": "D", "w": "W", "mo": "M", "q": "Q", "y": "Y"}
+_FINER = {"h": 3_600_000_000, "min": 60_000_000, "s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 _WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
@@ -26,7 +27,8 @@ _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT",
 def pandas_frequency(frequency: str, start: np.datetime64) -> str:
     """What pandas' periods call a step of ours: 15m is 15min, 1h h, 1d D, 1mo M, and 1w W-SUN if it starts on a Monday.
 
-    A period is known by its end: weeks, quarters and years are anchored so that one begins at ``start``.
+    A period is known by its end: weeks, quarters and years are anchored so that one begins at ``start``. Steps that do
+    not begin where their unit does are so many of a smaller one: hours from half past on are 60min.
 
     Raises:
         ValueError: if ``frequency`` is none.
@@ -35,7 +37,12 @@ def pandas_frequency(frequency: str, start: np.datetime64) -> str:
     count, unit = re.fullmatch(r"(\d*)([a-z]+)", frequency).groups()  # type: ignore[union-attr]
     day = pd.Timestamp(start)
     anchor = {"w": f"-{_WEEKDAYS[day.weekday() - 1]}"} | dict.fromkeys("qy", f"-{_MONTHS[day.month - 2]}")
-    return f"{'' if count == '1' else count}{_PANDAS[unit]}{anchor.get(unit, '')}"
+    usual = f"{'' if count == '1' else count}{_PANDAS[unit]}{anchor.get(unit, '')}"
+    names, length = [usual], step_of(frequency)
+    if length is not None:
+        step = int(length.astype("m8[us]").astype(np.int64))
+        names += [f"{step // size}{name}" for name, size in _FINER.items() if step % size == 0]
+    return next((name for name in names if pd.Period(day, freq=name).start_time == day), usual)
 
 
 def frequency_of(entry: Entry) -> str:
@@ -126,15 +133,26 @@ def from_frame(frame: Any, frequency: str) -> list[Entry]:
     Raises:
         InputError: if a series has a timestamp twice, or one that is off the grid of its first.
     """
-    ids, times = np.asarray(frame["unique_id"]).astype(str), np.asarray(frame["ds"]).astype("M8[us]")
+    times = np.asarray(_without_zone(frame["ds"])).astype("M8[us]")
     y, frequency = np.asarray(frame["y"], np.float64), frequency_named(frequency)
+    ids, first, series = np.unique(np.asarray(frame["unique_id"]).astype(str), return_index=True, return_inverse=True)
+    order = np.lexsort((times, series))
+    rows = np.split(order, np.searchsorted(series[order], np.arange(1, len(ids))))
     found = []
-    for id in dict.fromkeys(ids.tolist()):
-        own = ids == id
-        order = np.argsort(times[own], kind="stable")
-        place, target = _on_grid(id, times[own][order], y[own][order], frequency)
+    for number in np.argsort(first):
+        id, own = str(ids[number]), rows[number]
+        place, target = _on_grid(id, times[own], y[own], frequency)
         found.append(to_entry(Series(id, place, target[:, None], ("y",), frequency)))
     return found
+
+
+def _without_zone(times: Any) -> Any:
+    """A column of times as they are written, which is told of those that have a zone."""
+    zone = getattr(times.dtype, "tz", None) or getattr(times.dtype, "time_zone", None)
+    if zone is None:
+        return times
+    warn(f"All times of ds are in the zone {zone}; they are kept as written, without it.")
+    return times.dt.tz_localize(None) if hasattr(times.dt, "tz_localize") else times.dt.replace_time_zone(None)
 
 
 def _on_grid(id: str, times: np.ndarray, values: np.ndarray, frequency: str) -> tuple[np.ndarray, np.ndarray]:

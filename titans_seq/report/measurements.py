@@ -288,10 +288,7 @@ def _backtest(one: Measured, held_out: bool) -> list[str]:
         f"Errors are in {how['units']}: an MSE of 1 is what always guessing the training mean would give on data "
         "like the training rows."
     )
-    warning = (
-        "The run held no rows out for a test (data.test is 0): the last rows chose its weights, so these errors are "
-        "better than those on new rows will be."
-    )
+    warning = _too_good(how, held_out)
     beside = {"seasonal_naive": f"seasonal naive ({how['season']:,} rows)", "auto_theta": "AutoTheta"}
     models = [key for key in ("model", *beside) if key in found]
     scores = list(dict.fromkeys(score for model in models for score in found[model]))
@@ -308,13 +305,26 @@ def _backtest(one: Measured, held_out: bool) -> list[str]:
     examples = [_forecast(example) for example in drawn.get("examples", [])]
     return [
         f"<h3>Forecasts of {name(one.path)}</h3>",
-        "" if held_out else paragraph(warning, "warning"),
+        paragraph(warning, "warning") if warning else "",
         paragraph(protocol),
         table(["", *(beside.get(model, model) for model in models)], rows),
         svg.charts(*figures),
         "<h4>Forecasts and what came</h4>" + svg.charts(*examples) if examples else "",
         _surprise(drawn.get("surprise")),
     ]
+
+
+def _too_good(how: Mapping[str, Any], held_out: bool) -> str:
+    """Why errors may be better than those on new rows will be; nothing where they are of such."""
+    better = "so these errors are better than those on new rows will be."
+    if "seen_in_training" not in how:  # written by an earlier release
+        told = "The run held no rows out for a test (data.test is 0): the last rows chose its weights, "
+        return "" if held_out else told + better
+    seen = how["seen_in_training"]
+    if seen is None:
+        return "Whether the model was trained on rows of these forecasts is unknown."
+    told = f"The model was trained on, or chosen by, rows of {seen:,} of these {how['windows']:,} forecasts, "
+    return told + better if seen else ""
 
 
 def _by_step(steps: Mapping[str, Mapping[str, Sequence[float | None]]], score: str, title: str) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# of which less is better, also of one column, such as mse_x
-LESS = ("log_loss", "weighted_log_loss", "mse", "mae", "scaled_mse", "poisson_loss", "bits_per_nt", "perplexity")
+# of which less is better; also of one column, such as mse_x, and bits, also of a part, such as bits_per_nt_repeat
+LESS = ("log_loss", "weighted_log_loss", "mse", "mae", "scaled_mse", "poisson_loss", "perplexity")
 _OF_PART = ("items", "intervals", "lead", "bootstrap", "leak_free", "chromosomes", "details")
 
 
@@ -55,7 +55,7 @@ def _lead(lead: Mapping[str, Sequence[float]], name: str) -> list[str]:
 
 
 def _less(score: str) -> bool:
-    return score in LESS or score.startswith(("mse_", "mae_"))
+    return score in LESS or score.startswith(("mse_", "mae_", "bits_per_"))
 
 
 def _sign(bounds: Sequence[float]) -> int:

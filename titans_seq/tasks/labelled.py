@@ -175,7 +175,8 @@ def class_number(classes: tuple[str, ...], name: str | None, where: str) -> int:
 def refuse_numbers(where: str, labels: Sequence[str]) -> None:
     """Refuse labels that are measured numbers: fractions, of which most are different; 0, 1 and 1.0 are good names."""
     names = set(labels)
-    if len(names) > len(labels) / 2 and all(map(_is_number, names)) and not all(float(n).is_integer() for n in names):
+    numbers = [float(text) for name in names if _is_number(text := name.replace(",", ".", 1))]  # 1,45 is 1.45
+    if len(names) > len(labels) / 2 and len(numbers) == len(names) and not all(n.is_integer() for n in numbers):
         raise InputError(
             f"{where}: {len(names):,} different labels in {len(labels):,} rows are all numbers such as {min(names)}, "
             "and no classes. To learn numbers give --task regression."

@@ -60,9 +60,13 @@ class Tracks(SequenceTask):
             raise ConfigError(f"task.targets names {len(names)} tracks; {where} has {first.shape[1]}.")
         fitted = self.model_copy(update={"bin": width, "targets": names})
         values = np.concatenate([fitted._values(record, f"{where}: row {record.id!r}") for record in train])
+        if unknown := [name for name, seen in zip(names, np.isfinite(values).any(0), strict=True) if not seen]:
+            raise InputError(f"{where}: track {unknown[0]!r} has no value in the training rows. Leave it out.")
         mean, spread = np.nanmean(values, 0), np.nanstd(values, 0)
-        if not (spread > 0).all():
-            raise InputError(f"{where}: a track has the same value in all bins. Training needs values that differ.")
+        if flat := [name for name, moves in zip(names, spread > 0, strict=True) if not moves]:
+            raise InputError(
+                f"{where}: track {flat[0]!r} has the same value in all bins. Training needs values that differ."
+            )
         location = np.zeros_like(mean) if self.objective == "poisson" else mean
         scale = mean if self.objective == "poisson" else spread
         return fitted.model_copy(update={"location": tuple(location.tolist()), "scale": tuple(scale.tolist())})

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from titans_seq.miras.choice import Choice
 
@@ -45,6 +45,11 @@ class Training(Choice):
     patience: int | None = Field(default=None, ge=1, description="Validations without a better one before it stops.")
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between points from which a run can resume.")
     log_every: int = Field(default=10, ge=1, description="Steps between rows of metrics.csv.")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _as_text(cls, given: object) -> object:
+        return str(given) if isinstance(given, int) else given  # --set reads 32 as a number
 
     @model_validator(mode="after")
     def _one_length(self) -> "Training":

@@ -147,6 +147,9 @@ def _check(x: ScanInputs, rule: ScanRule, gates: Gates, state: ScanState | None)
         raise ValueError(f"chunk_size must be at least 1, got {rule.chunk_size}.")
     if gates == "chunk" and rule.read != "start":
         raise ValueError("gates by chunk need read='start': what a chunk's tokens write is known at its end.")
+    if state is not None and state.offset and (state.waiting is not None) != (gates == "chunk"):
+        there = "token" if state.waiting is None else "chunk"
+        raise ValueError(f"state stopped inside a chunk whose gates were by {there}: go on with gates={there!r}.")
     if rule.learning.at_chunk_end and rule.read != "start":
         raise ValueError(f"{rule.learning!r} needs read='start': what a chunk's tokens write is known at its end.")
     if state is not None and [tuple(w.shape) for w in state.weights] != [(B, *size) for size in sizes]:

@@ -1,5 +1,7 @@
 """The recurrence as printed, one token at a time, inner gradients by autograd: everything else is judged by it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -63,8 +65,21 @@ def _write(now: ScanState, gradient: Weights, x: ScanInputs, t: int, rule: ScanR
     )
 
 
+def _own(part: Any) -> Any:
+    """The same with tensors that were not made for inference, also within tuples."""
+    if isinstance(part, Tensor):
+        return part.clone()
+    if isinstance(part, tuple):
+        parts = map(_own, part)
+        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+    return part
+
+
 def memory_scan(x: ScanInputs, rule: ScanRule, state: ScanState) -> tuple[Tensor, ScanState]:
     """Run the scan token by token; shapes and meaning as in the front door."""
+    if torch.is_inference_mode_enabled():  # where not even the inner gradients can be taken
+        with torch.inference_mode(False), torch.no_grad():
+            return memory_scan(_own(x), _own(rule), _own(state))
     now, rows = (state if state.offset else state._replace(start=state.weights)), []
     for t in range(x.q.shape[2]):
         before, now = now, _write(now, _gradient(now.start, x, t, rule), x, t, rule)

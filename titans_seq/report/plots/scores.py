@@ -32,6 +32,7 @@ SCORES = {  # what a picture has room for, of each kind of task: those a figure 
     "spearman": "Spearman",
     "r2": "R²",
     "bits_per_nt": "bits a nucleotide",
+    "bits_per_masked_nt": "bits a masked nucleotide",
 }
 
 

@@ -126,6 +126,8 @@ class Forecasting(Choice):
                 "zero_shot needs channels that are read apart, whatever another table has beside them, and a scale of "
                 "their own: mixing independent, and normalisation instance or running"
             )
+        if self.zero_shot and self.conformal:
+            raise ValueError("conformal intervals are of the table they are calibrated on, and zero_shot is for any")
         return self
 
     @model_validator(mode="after")
