@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Call, Models, Tiny
+from tests.conftest import Call, Models, Tiny, bases
 from titans_seq.checkpoint import load_pretrained
 from titans_seq.data.fasta import Block, read_fasta
 from titans_seq.data.record import decode
@@ -106,7 +106,7 @@ def test_what_runs_along_records_is_kept_beside_its_label(
 ) -> None:
     table, run = tmp_path / "t.csv", tmp_path / "run"
     other = {"segmentation": "ba" * 8, "tracks": "4;3;2;9", "regression": "2.5"}[task]
-    rows = [f"{'ACGT' * 4},{labels}", f"{'GATC' * 4},{other}"] * 6
+    rows = [f"{bases(16, i)},{(labels, other)[i % 2]}" for i in range(12)]
     table.write_text("\n".join(["sequence,label", *rows, ""]))
     given = ["--task", task, "--set", "training.steps=1", "--set", "data.on_conflict=warn"]
     titans("genomics", "finetune", table, "--out", run, *tiny.size, *given)

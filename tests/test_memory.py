@@ -29,7 +29,9 @@ CONFIGS = [
     *(MemoryConfig(bias=bias(), chunk_size=8) for bias in BIASES),
     MemoryConfig(bias=Huber(delta="token"), chunk_size=8),
     MemoryConfig(bias=Robust(delta="learned"), chunk_size=8),
-    MemoryConfig(bias=HuberSwitch(delta="token"), gates="chunk", read="start", chunk_size=8),
+    MemoryConfig(
+        bias=HuberSwitch(delta="token"), learning=Momentum(normalised=False), gates="chunk", read="start", chunk_size=8
+    ),
     *(MemoryConfig(retention=retention(), chunk_size=8) for retention in RETENTIONS),
     *(
         MemoryConfig(
@@ -370,6 +372,14 @@ def saved(tmp_path: Path) -> tuple[NeuralMemory, MemoryState, Path]:
     _, state = memory(x, memory.initial_state(2))
     save_state(state, tmp_path / "state.safetensors")
     return memory, state, tmp_path / "state.safetensors"
+
+
+def test_a_delta_that_could_not_be_trained_is_refused() -> None:
+    for delta in ("learned", "token"):
+        with pytest.raises(ValidationError, match=f"delta: {delta} would never be trained; set learning.normalised"):
+            MemoryConfig(bias=HuberSwitch(delta=delta))
+        MemoryConfig(bias=HuberSwitch(delta=delta), learning=Momentum(normalised=False))
+        MemoryConfig(bias=Huber(delta=delta))
 
 
 def test_a_saved_state_is_the_state(saved: tuple[NeuralMemory, MemoryState, Path]) -> None:

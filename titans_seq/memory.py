@@ -71,6 +71,12 @@ class MemoryConfig(Choice):
                     f"{field}: {choice.kind} does not go with learning: {self.learning.kind}, "
                     f"which {self.operator} carries out; {choice.kind} needs {' or '.join(choice.operators)}"
                 )
+        normalised = getattr(self.learning, "normalised", False)
+        if self.bias.kind == "huber_switch" and isinstance(self.bias.delta, str) and normalised:
+            raise ValueError(
+                f"bias: the normalised step cancels the delta of huber_switch, so that delta: {self.bias.delta} would "
+                "never be trained; set learning.normalised to false, or take huber or huber_norm"
+            )
         if self.operator == "delta_scan":
             must_fit_delta(self)
         elif self.features != "unit":

@@ -179,8 +179,8 @@ HOSTILE = {
     "$(rm&x);`id`": "$(rm&x);`id`",
     "<script>alert(1)</script>": "<script>alert(1)</script>",
     "=cmd|'/c'!A0": "'=cmd|'/c'!A0",
-    "+1": "'+1",
-    "-1": "'-1",
+    "+1": "+1",  # a number runs nothing, and a label may be one
+    "-1": "-1",
     "@x": "'@x",
     "esc\x1b[31m": "esc\\x1b[31m",
     "nul\x00del\x7f": "nul\\x00del\\x7f",

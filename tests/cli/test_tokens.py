@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.conftest import bases
 from titans_seq.checkpoint import load_config
 from titans_seq.embedding import Kmers
 
@@ -161,7 +162,7 @@ def test_segmentation_and_tracks_by_overlapping_words(titans: Any, tmp_path: Pat
     (tmp_path / "x.fa").write_text(">x\nACGTNACGTTGCA\n")
     titans("genomics", "predict", tmp_path / "run", tmp_path / "x.fa", "--out", tmp_path / "x.parquet", "--quiet")
     assert len(pl.read_parquet(tmp_path / "x.parquet")) == 13
-    values = [f"{'ACGT' * 6},{';'.join(str((i * j) % 5) for j in range(4))}" for i in range(12)]
+    values = [f"{bases(24, i)},{';'.join(str((i * j) % 5) for j in range(4))}" for i in range(12)]
     (tmp_path / "t.csv").write_text("\n".join(["sequence,label", *values, ""]))
     given = ("genomics", "finetune", tmp_path / "t.csv", *words("side"), *size, "--quiet")
     titans(*given, "--task", "tracks", "--out", tmp_path / "tracks")  # bins of 6 bases, two words

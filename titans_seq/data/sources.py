@@ -251,8 +251,8 @@ class SequenceSource(Choice):
         train, validation = self.split(task, seed)
         if not train:
             raise InputError(
-                f"{self.train}: its only row, or all of them since they are of one stretch of the genome, are for "
-                "validation. Give more rows, or a validation table."
+                f"{self.train}: its only row, or all of them since they are of one stretch of the genome, or one "
+                "sequence, are for validation. Give more rows, or a validation table."
             )
         columns = (self.label,) if isinstance(self.label, str) else self.label or ()
         columns = tuple(Path(track).stem for track in self.bigwig) or columns

@@ -228,7 +228,8 @@ class HuberSwitch(WithDelta):
     $\frac{1}{2} \lVert e \rVert^2$ and $\delta \lVert e \rVert_1 / \sqrt D$, δ on both sides; the slope's direction
     still turns, from e to its signs (`HuberNorm` does not turn). The absolute value is smooth, as in `Lp`.
 
-    Curvature: unbounded at the jump.
+    Curvature: unbounded at the jump. A normalised step divides by that of the token, and with it by the δ of the far
+    part: a δ that is to be trained then has no slope, and is refused.
     """
 
     kind: Literal["huber_switch"] = "huber_switch"
@@ -257,7 +258,9 @@ class Robust(WithDelta):
     = \frac{1}{2} \lVert e \rVert^2 + \delta \lVert e \rVert + \frac{1}{2} \delta^2$, so $\frac{1}{2} \delta^2$ at no
     error. There the norm is smooth, $\sqrt{\lVert e \rVert^2 + \varepsilon} - \sqrt\varepsilon$.
 
-    Curvature $1 + \delta\, \varepsilon^{-1/2}$ at no error.
+    Curvature $1 + \delta\, \varepsilon^{-1/2}$ at no error. A normalised step divides by that of the token, so that
+    where it is bounded by it, in deep memories everywhere, the step is that of `L2` whatever δ is; ``learning:
+    {normalised: false}`` lets δ act.
     """
 
     kind: Literal["robust"] = "robust"
