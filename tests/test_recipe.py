@@ -163,6 +163,12 @@ def test_text_stays_text(text: str, tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "recipe.yaml").data.target == (text,)
 
 
+def test_a_choice_without_its_kind_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"task\.forecasting\.output: say its kind too, as output: \{kind: \.\.\.\}"):
+        build(recipe("forecasting"), ["task.output.levels=[0.5]"])
+    assert build(recipe("forecasting"), ["training.precision=32"]).training.precision == "32"
+
+
 def test_a_recipe_can_be_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()

@@ -169,6 +169,8 @@ def explain(error: ValidationError, at: tuple[str, ...] = ()) -> str:
         if fault["type"] == "extra_forbidden":
             near = get_close_matches(str(fault["loc"][-1]), _keys_at((*at, *fault["loc"][:-1])), n=1)
             told.append(f"{place}: unknown key" + (f", did you mean {near[0]}?" if near else ""))
+        elif fault["type"] == "union_tag_not_found":
+            told.append(f"{place}: say its kind too, as {fault['loc'][-1]}: {{kind: ...}}")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             given = fault.get("input")

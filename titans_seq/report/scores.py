@@ -115,7 +115,7 @@ def _span(bounds: Sequence[float], sign: bool = False) -> str:
 def _cell(found: Mapping[str, Any], name: str, score: str) -> str:
     bounds = found.get("intervals", {}).get(name, {}).get(score)
     number = _number(found[name].get(score))
-    return f"{number} {_span(bounds)}" if bounds and score != "scored_bases" else number
+    return f"{number} {_span(bounds)}" if bounds and not score.endswith("_bases") else number  # bases are counted
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
