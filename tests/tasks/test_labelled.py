@@ -224,6 +224,17 @@ def test_predictions_are_in_the_unit_of_the_data() -> None:
     assert task.track_names == ["predicted"] and found[0, 0].tolist() == pytest.approx([1, 2, 3])
 
 
+def test_several_numbers_of_one_column_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """1,234 may have been meant as one."""
+    caplog.set_level("INFO")
+    rows = records(["1,234", "2,345", "3,111"])
+    assert len(Regression().fitted("t.csv", rows, rows, ()).targets) == 2
+    assert "t.csv: labels hold 2 numbers each, such as '1,234'; each is a target" in caplog.text
+    caplog.clear()
+    Regression().fitted("t.csv", records(["1.5;0", "-2;1"]), records(["1.5;0", "-2;1"]), ("x", "y"))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("task", [Regression(), Tracks(), Tracks(objective="poisson")], ids=["one", "tracks", "counts"])
 def test_errors_are_in_the_unit_of_the_data(task: Any) -> None:
     """As scikit-learn has them of labels and predictions; weights are still chosen in training scale."""

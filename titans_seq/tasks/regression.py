@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from titans_seq.errors import ConfigError, InputError
+from titans_seq.errors import ConfigError, InputError, inform
 from titans_seq.tasks import scores
 from titans_seq.tasks.classification import PooledHead
 from titans_seq.tasks.labelled import Form, Labelled, Records, SequenceTask, numbers_of
@@ -46,6 +46,8 @@ class Regression(SequenceTask):
         names, spread = self.targets or named(columns, values.shape[1]), values.std(0)
         if len(names) != values.shape[1]:
             raise ConfigError(f"task.targets names {len(names)} columns; {where} has {values.shape[1]}.")
+        if len(names) > max(1, len(columns)) and not self.targets:
+            inform(f"{where}: labels hold {len(names)} numbers each, such as {table[0].label!r}; each is a target.")
         if (flat := np.flatnonzero(spread == 0)).size:
             which = f" of {names[flat[0]]}" if len(names) > 1 else ""
             raise InputError(f"{where}: all labels{which} are {values[0, flat[0]]:g}. Training needs others.")
