@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from titans_seq.data.record import Record
 from titans_seq.data.windows import reverse_complement
@@ -21,6 +19,9 @@ def _span(record: Record) -> tuple[int, int] | None:
 
 def _one_sequence(records: Sequence[Record], stretch: np.ndarray) -> np.ndarray:
     """Stretches (n,) of which those that have the same sequence, on either strand, are one."""
+    from scipy.sparse import coo_array  # on use: few commands carve
+    from scipy.sparse.csgraph import connected_components
+
     known: dict[bytes, int] = {}
     strands = ((r.codes.tobytes(), reverse_complement(r.codes).tobytes()) for r in records)
     text = np.array([known.setdefault(min(pair), len(known)) for pair in strands], np.int64)
