@@ -1,6 +1,5 @@
 """Recipe: the schema of ``pipelines/*.yaml`` and of every run folder's ``recipe.yaml``."""
 
-import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +15,7 @@ from titans_seq.embedding import Kmers, Nucleotides, Patches
 from titans_seq.errors import ConfigError
 from titans_seq.miras.choice import Choice
 from titans_seq.miras.presets import PRESETS, Preset
-from titans_seq.resources import PREFIXES, Kind, data_file, find
+from titans_seq.resources import Kind, data_file, find, located
 from titans_seq.tasks import Task
 from titans_seq.training.config import Training
 
@@ -254,7 +253,7 @@ def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), n
         raise ConfigError(f"{name} is not a valid recipe: {explain(error)}.") from None
     begin = recipe.start_from
     if begin is not None and Path(begin).is_dir():
-        begin = os.path.abspath(begin)
+        begin = located(begin)
     return recipe.model_copy(update={"data": _located(recipe.data), "start_from": begin})
 
 
@@ -264,7 +263,7 @@ def _located(part: Any) -> Any:
     def whole(path: Any) -> Any:
         if isinstance(path, tuple):
             return tuple(map(whole, path))
-        return path if path is None or path == "-" or path.startswith(PREFIXES) else os.path.abspath(path)
+        return None if path is None else located(path)
 
     found = {name: whole(getattr(part, name)) for name in part.places}
     return part.model_copy(update=found | ({"regions": _located(part.regions)} if hasattr(part, "regions") else {}))

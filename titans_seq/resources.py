@@ -61,6 +61,11 @@ def is_drawn(path: str) -> bool:
     return path.startswith(DRAWN)
 
 
+def located(path: str) -> str:
+    """A path from the root on, so that it means the same from anywhere; stdin and what is no file stay as they are."""
+    return path if path == "-" or path.startswith(PREFIXES) else str(Path(path).resolve())
+
+
 def is_there(path: str) -> bool:
     """Whether `data_file` finds a file."""
     try:

@@ -181,12 +181,13 @@ def _lines(facts: dict[str, Any], indent: str = "") -> str:
 
 
 def absolute(path: str) -> str:
-    """A path as a recipe keeps it, so that it can be repeated from anywhere."""
-    from titans_seq.resources import PREFIXES, data_file
+    """A path as a recipe keeps it, so that it can be repeated from anywhere; a file must be there."""
+    from titans_seq.resources import data_file, located
 
-    if path == "-" or path.startswith(PREFIXES):
-        return path
-    return str(data_file(path).resolve())
+    found = located(path)
+    if Path(found).is_absolute():
+        data_file(path)
+    return found
 
 
 def backbone_of(start: str | None, config: str | None, default: str) -> dict[str, Any]:

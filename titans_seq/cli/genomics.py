@@ -167,7 +167,7 @@ def finetune(
             "bases."
         ),
     ] = "classification",
-    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TRAIN has no labels.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Table of id and label, in place of labels in TRAIN.")] = None,
     sequence_column: Annotated[str | None, typer.Option(help="Column of the sequences; found by itself.")] = None,
     label_column: Annotated[
         list[str] | None, typer.Option(help="Column of the labels, may be repeated; one is found by itself.")
@@ -233,7 +233,7 @@ def evaluate(
     table: Annotated[str, typer.Argument(help="Labelled table or intervals; for a language model also a FASTA.")],
     *,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON, and a picture beside it as .png.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Table of id and label, when TABLE has no labels.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Table of id and label, in place of labels in TABLE.")] = None,
     label_column: Annotated[
         list[str] | None, typer.Option(help="Column of the labels, may be repeated; else as in training.")
     ] = None,

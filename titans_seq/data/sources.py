@@ -144,7 +144,9 @@ class SequenceSource(Choice):
     label: str | tuple[str, ...] | None = Field(
         default=None, description="Column of the labels, or several; found by itself."
     )
-    labels: str | None = Field(default=None, description="Table of id and label, when the sequences have none.")
+    labels: str | None = Field(
+        default=None, description="Table of id and label, in place of those beside the sequences."
+    )
     regions: Regions = Field(default=Regions(), description="How sequences are cut out of a genome.")
     bigwig: tuple[str, ...] = Field(
         default=(),
