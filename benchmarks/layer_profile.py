@@ -13,7 +13,7 @@ from torch.profiler import profile
 
 from titans_seq.bench.results import machine, markdown, versions
 from titans_seq.memory import MemoryConfig, NeuralMemory
-from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 
 TOKENS = 4096
 LAYERS = {
@@ -86,8 +86,7 @@ def row(name: str, call: Callable[[], object], rate: float) -> list[str]:
 def main() -> None:
     """Profile forward, and forward with backward, of two layers that `bench memory` measures; keep the table."""
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    library = use_fastest_exact_matmul()
+    library = use_fastest_exact_arithmetic()
     torch.manual_seed(0)
     rate, lines = rate_of_products(), []
     for gates, config in LAYERS.items():

@@ -12,7 +12,7 @@ import torch
 
 from titans_seq.backbone import Backbone, BackboneConfig
 from titans_seq.bench.results import machine, markdown, versions
-from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 
 SIZES = {  # width, heads, chunk, sequences, tokens each
     "width 64, 16 x 256 tokens": (64, 4, 32, 16, 256),
@@ -26,7 +26,7 @@ ROUNDS = 5
 
 def measure() -> None:
     """Print tokens a second, forward with backward, of one block of each size on one thread and on two, in turns."""
-    use_fastest_exact_matmul()
+    use_fastest_exact_arithmetic()
     for name, (width, heads, chunk, batch, tokens) in SIZES.items():
         torch.manual_seed(0)
         config = {"width": width, "heads": heads, "depth": 1, "block": {"kind": "lmm"}, "memory": {"chunk_size": chunk}}

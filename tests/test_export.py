@@ -16,7 +16,7 @@ from titans_seq.backbone import BackboneConfig
 from titans_seq.checkpoint import SequenceModel, load_pretrained, save_pretrained
 from titans_seq.export import example
 from titans_seq.miras.presets import PRESETS
-from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.tasks.forecasting import Forecasting
 
 # runs with the exported folder as the only place beside torch, safetensors and numpy with what these import
@@ -80,7 +80,7 @@ def test_an_exported_model_says_the_same_elsewhere(titans: Any, models: Any, tmp
     batch = example(model, length, 1)
     assert all(f"`{part}`: {tuple(tensor.shape)}" in text for part, tensor in batch.items())
     found = read_elsewhere(tmp_path / "exported", batch, tmp_path)
-    use_fastest_exact_matmul()
+    use_fastest_exact_arithmetic()
     with torch.no_grad():
         output = model(batch)
     parts = [output] if isinstance(output, torch.Tensor) else list(output)

@@ -10,8 +10,8 @@ import torch
 
 from titans_seq import __version__
 from titans_seq.miras.structure import Matrix
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.ops.kernels import missing
-from titans_seq.ops.matmul import use_fastest_exact_matmul
 from titans_seq.ops.memory_scan import BACKENDS, memory_scan, triton
 from titans_seq.resources import PACKAGE, Kind, names
 
@@ -55,7 +55,7 @@ def examine() -> dict[str, Any]:
         "disk_free_GiB": round(shutil.disk_usage(".").free / 2**30, 1),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "libraries": {name: _version(name) for name in LIBRARIES},
-        "float32_products": use_fastest_exact_matmul(),
+        "float32_products": use_fastest_exact_arithmetic(),
         "memory_scan": {backend: _works(backend) for backend in BACKENDS},
         "shipped": {kind: len(names(kind)) for kind in KINDS},
     }

@@ -21,7 +21,7 @@ from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, ModelError, UsageError, warn
 from titans_seq.files import held, must_be_new, sha256
 from titans_seq.measured import Measured, keep_measured
-from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.recipe import load_recipe
 from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps, left_beside, run_stream
@@ -46,7 +46,7 @@ def prepare(device: str, threads: int | None, seed: int = 0, width: int | None =
     if threads:
         torch.set_num_threads(threads)
     if device == "cpu":
-        use_fastest_exact_matmul()
+        use_fastest_exact_arithmetic()
     elif not torch.cuda.is_available():
         raise EnvironmentFault(
             f"--device cuda: this torch ({torch.__version__}) finds no CUDA device. Use --device cpu, "

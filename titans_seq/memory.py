@@ -245,7 +245,8 @@ def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
 
     One list a memory, in the order of the blocks, which gains a tensor a call. A surprise is taken at the memory
     that the token met, the start of its chunk; it is the Frobenius norm over all layers of a memory, a head
-    (Titans, section 3.1: the momentary surprise without its weight θ); of the memories of `surprised`.
+    (Titans, section 3.1: the momentary surprise without its weight θ); of the memories of `surprised`. A backward pass
+    that reads again inside this context is recorded too.
     """
     memories = surprised(model)
     for memory in memories:

@@ -105,12 +105,11 @@ def train(
                 manifest = _begin(recipe, out, device, place, sums)
             clear_drafts(out)
             clear_drafts(out / "checkpoints")
-            began = time.monotonic()
-            model, best = _fitted(recipe, plan, out, device, world)
+            model, best, spent = _fitted(recipe, plan, out, device, world)
         facts = plan.facts | _ranks(place)
         calibrate(model, plan.validation, recipe.training.batch_size)
         save_pretrained(model, out / "model")
-        result = {"validation": best, "seconds": round(time.monotonic() - began, 1)}
+        result = {"validation": best, "seconds": round(spent, 1)}
         manifest |= {
             "status": "finished",
             "sizes": {name: facts[name] for name in ("parameters", "training_items", "validation_items", "steps")},
@@ -131,15 +130,16 @@ def follow(recipe: Recipe, out: Path, device: str, place: Place) -> None:
 
 def _fitted(
     recipe: Recipe, plan: "_Plan", out: Path, device: str, world: World
-) -> tuple[SequenceModel, dict[str, float]]:
-    """A model with the weights that were best on the validation items, and their metrics."""
+) -> tuple[SequenceModel, dict[str, float], float]:
+    """A model with the weights that were best on the validation items, their metrics, and the seconds it took."""
     from titans_seq.training.module import fit  # Lightning takes seconds, which only training needs
 
     torch.manual_seed(recipe.seed)
     model = SequenceModel(plan.backbone, plan.task)
     whole = load_backbone(model, recipe.start_from) if recipe.start_from else False
     model.to(device)
-    return model, fit(model, plan.training, plan.validation, recipe.training, recipe.seed, out, device, world, whole)
+    training = recipe.training
+    return model, *fit(model, plan.training, plan.validation, training, recipe.seed, out, device, world, whole)
 
 
 def must_share(recipe: Recipe, place: Place, device: str) -> None:

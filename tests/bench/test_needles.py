@@ -21,7 +21,7 @@ TRIALS = 8
 @pytest.fixture(autouse=True)
 def products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process sets its library once; what it would be told the second time is "as set"."""
-    monkeypatch.setattr(trial, "use_fastest_exact_matmul", lambda: "MKL")
+    monkeypatch.setattr(trial, "use_fastest_exact_arithmetic", lambda: "MKL")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ TINY = Task(Draws(COPY, COPY, COPY), 5, 4, length=16, training=Training(steps=20
 @pytest.fixture(autouse=True)
 def products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process sets its library once; what it would be told the second time is "as set"."""
-    monkeypatch.setattr(trial, "use_fastest_exact_matmul", lambda: "MKL")
+    monkeypatch.setattr(trial, "use_fastest_exact_arithmetic", lambda: "MKL")
 
 
 @pytest.fixture

@@ -118,8 +118,13 @@ def test_a_signal_stops_at_the_step_border(
     assert f"Stopped by {name}. {tmp_path / 'run'} is saved at step 8; the same command with --resume goes on" in told
     assert {n: signal.getsignal(n) for n in before} == before
     if name == "SIGINT":
+        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        point = torch.load(last, weights_only=True)
+        torch.save(point | {"seconds": point["seconds"] + 1000}, last)
         titans(*given, "--out", tmp_path / "run", "--resume")
         assert results(tmp_path / "run") == results(unbroken)
+        seconds = json.loads((tmp_path / "run" / "manifest.json").read_text())["result"]["seconds"]
+        assert 1000 < seconds < 1900, "those of the processes before are counted too, once"
 
 
 def test_a_finished_run_says_so_and_is_left_alone(titans: Any, given: list[Any], unbroken: Path) -> None:

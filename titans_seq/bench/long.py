@@ -21,7 +21,7 @@ from titans_seq.blocks import LMM, MAC, MAG, MAL, AttentionOnly
 from titans_seq.embedding import Embedding, Patches
 from titans_seq.files import write_text
 from titans_seq.memory_state import MemoryState, state_tensors
-from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.progress import Progress
 from titans_seq.signals import watching
 from titans_seq.stream.walk import block_size
@@ -256,7 +256,7 @@ def bench_long(
     """
     limit, backbones = memory_limit(memory), {name: config.model_dump(mode="json") for name, config in MODELS.items()}
     settings = {"threads": plan.threads, "budget": plan.budget, "memory_limit": limit, "models": backbones}
-    settings |= {"float32_products": use_fastest_exact_matmul()}
+    settings |= {"float32_products": use_fastest_exact_arithmetic()}
     wanted = [(model, tokens) for tokens in sorted(plan.tokens) for model in models]
     with opened(out, "long", settings, {}, again) as results, watching() as watch:
         missing = [cell for cell in wanted if key_of(*cell) not in results]

@@ -16,7 +16,7 @@ from titans_seq.bench.process import HOW_TO, PEER, Worker, memory_limit, peer_ve
 from titans_seq.bench.results import MiB, Results, markdown, opened, told_share
 from titans_seq.errors import UsageError, warn
 from titans_seq.files import write_text
-from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.progress import Progress
 from titans_seq.signals import Watch, watching
 
@@ -261,7 +261,7 @@ def bench_memory(
     limit = memory_limit(memory)
     rows = [row for row in ROWS if peer or row.subject != "peer"]
     settings = {"shape": SHAPE, "rounds": plan.rounds, "budget": plan.budget, "memory_limit": limit}
-    settings |= {"rows": [row.name for row in rows], "float32_products": use_fastest_exact_matmul()}
+    settings |= {"rows": [row.name for row in rows], "float32_products": use_fastest_exact_arithmetic()}
     extra = peer_versions(peer) if peer else {}
     if not peer:
         warn(f"{PEER} is not measured beside ours. {HOW_TO}")

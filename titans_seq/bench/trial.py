@@ -16,7 +16,7 @@ from titans_seq.bench.results import Results
 from titans_seq.bench.synthetic import NOTHING, Drawn
 from titans_seq.blocks import AttentionOnly
 from titans_seq.memory_state import MemoryState
-from titans_seq.ops.matmul import use_fastest_exact_matmul
+from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.progress import Progress
 from titans_seq.signals import Watch
 from titans_seq.stream.walk import block_size
@@ -195,11 +195,10 @@ def key_of(task: str, model: str, seed: int) -> str:
 def settings(tasks: Mapping[str, Task], threads: int) -> dict[str, Any]:
     """Set torch up, and return what all cells of a file have in common."""
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
     return {
         "threads": threads,
         "rates": list(RATES),
-        "float32_products": use_fastest_exact_matmul(),
+        "float32_products": use_fastest_exact_arithmetic(),
         "tasks": {name: task.facts() for name, task in tasks.items()},
     }
 

@@ -20,7 +20,7 @@ from titans_seq.errors import ModelError, UsageError
 from titans_seq.files import must_be_new, sha256, whole_folder
 from titans_seq.resources import PACKAGE
 
-ROOTS = ("titans_seq.checkpoint", "titans_seq.ops.matmul")
+ROOTS = ("titans_seq.checkpoint", "titans_seq.ops.arithmetic")
 CODE = f"titans_seq_{__version__.replace('.', '_')}"  # two releases may be loaded side by side
 WINDOW = "window.pt2"
 

@@ -36,6 +36,6 @@ def _multiply_alike() -> None:
     """Multiply matrices by the library that titans-seq takes: others round otherwise."""
     if str(HERE) not in sys.path:
         sys.path.append(str(HERE))
-    from titans_seq.ops.matmul import use_fastest_exact_matmul
+    from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 
-    use_fastest_exact_matmul()
+    use_fastest_exact_arithmetic()

@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class SequenceModule(L.LightningModule):
         self.step = 0
         self.best: dict[str, float] = {}
         self.since_best = 0
+        self.began = time.monotonic()
         self.optimizer_state: dict[str, Any] | None = None
         model.backbone.truncate, model.backbone.recompute = config.truncate, config.recompute
         if config.freeze:
@@ -191,6 +193,7 @@ class SequenceModule(L.LightningModule):
                 "optimizer": optimizer_of(self.model, self._optimizer),
                 "best": self.best,
                 "since_best": self.since_best,
+                "seconds": time.monotonic() - self.began,
             },
         )
 
@@ -214,6 +217,7 @@ class SequenceModule(L.LightningModule):
         except (RuntimeError, KeyError, TypeError) as error:
             raise ModelError(f"{file} does not fit the recipe of its run: {error}") from None
         self.step, self.best, self.since_best = point["step"], point["best"], point["since_best"]
+        self.began -= point.get("seconds", 0)  # of the processes before; points of earlier releases do not tell
         self.optimizer_state = point["optimizer"]
         return bool(point["finished"])
 
@@ -228,7 +232,7 @@ def fit(
     device: str,
     world: World = ALONE,
     usable: bool = False,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], float]:
     """Train ``model`` in place, resuming from the run's last point; it ends with the best weights.
 
     Args:
@@ -243,7 +247,8 @@ def fit(
         usable: the model can be used as it is: its first weights are validated too, as those of step 0.
 
     Returns:
-        Metrics of the best weights on the validation items, and their ``step``.
+        Metrics of the best weights on the validation items with their ``step``, and the seconds that training took,
+        those up to the last point of the processes before among them.
 
     Raises:
         NumericFault: if a loss or gradient is not finite.
@@ -271,7 +276,7 @@ def fit(
     for memory in model.modules():
         if isinstance(memory, NeuralMemory):  # what comes now, calibration too, is read as it will be by others
             memory.operands = "float32"
-    return module.best
+    return module.best, time.monotonic() - module.began
 
 
 def _trainer(module: SequenceModule, config: Training, run: Path, device: str) -> L.Trainer:
