@@ -19,7 +19,7 @@ from titans_seq.data.shards import Shard
 from titans_seq.data.shards import described as shard_facts
 from titans_seq.data.write import SUFFIXES, PartFile, RowFile, check_suffix
 from titans_seq.errors import ConfigError, EnvironmentFault, ModelError, UsageError, warn
-from titans_seq.files import held, must_be_new, sha256
+from titans_seq.files import held, must_be_new, read_json, sha256
 from titans_seq.measured import Measured, keep_measured
 from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.recipe import load_recipe
@@ -210,6 +210,9 @@ def keep(
         found=found,
         drawn=drawn(),
     )
+    manifest = run / "manifest.json"
+    if verb == "evaluate" and manifest.is_file() and one.seen(read_json(manifest, "data_sha256")["data_sha256"]):
+        warn(f"{source} was trained on {path}, or on a part of it: these scores say little about new data.")
     try:
         keep_measured(run, one)
     except EnvironmentFault as error:

@@ -5,6 +5,7 @@ place of the earlier one. The folder is emptied with the run.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,10 @@ class Measured(Choice):
         description="evaluate: `region`, tracks along a sequence. backtest: `steps`, `calibration`, `examples`, and"
         " of a model that reads streams `surprise`.",
     )
+
+    def seen(self, trained: Mapping[str, str]) -> bool:
+        """Whether a file of these sums, which a run was trained on, is what was measured on."""
+        return any(value in trained.values() for key, value in self.identity.items() if key.startswith("input "))
 
 
 def keep_measured(run: Path, measured: Measured) -> Path:

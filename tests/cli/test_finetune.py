@@ -406,6 +406,15 @@ def test_intervals_are_measured_by_their_chromosome(titans: Any, models: Any, ti
     assert {name: part["model"]["scored_bases"] for name, part in found["chromosomes"].items()} == {"r0": 160, "r1": 85}
 
 
+def test_rows_that_a_run_was_trained_on_are_told(titans: Any, models: Any, tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "copy.csv").write_bytes(tiny.table.read_bytes())  # of another name
+    others = tmp_path / "others.csv"
+    others.write_text("".join(tiny.table.read_text().splitlines(keepends=True)[:-1]))
+    for table, says in ((tiny.table, True), (tmp_path / "copy.csv", True), (others, False)):
+        told = titans("genomics", "evaluate", models.classifier, table, "--no-baseline", *FEW).stderr
+        assert (f"was trained on {table}, or on a part of it" in told) is says
+
+
 def test_leak_free_rows_and_chromosomes_are_measured_alone(
     titans: Any, models: Any, tested: Path, tmp_path: Path
 ) -> None:

@@ -113,11 +113,10 @@ def _command(one: Measured, run: str, field: str) -> str:
 
 def _evaluation(one: Measured, trained: Mapping[str, str]) -> list[str]:
     found, details = one.found, one.found.get("details", {})
-    seen = set(trained.values()) & {value for key, value in one.identity.items() if key.startswith("input ")}
     warning = "The run was trained on this file, or on a part of it: these scores say little about new data."
     parts = [
         f"<h3>On {name(one.path)}</h3>",
-        paragraph(warning, "warning") if seen else "",
+        paragraph(warning, "warning") if one.seen(trained) else "",
         _scores(found, counted(found["items"], "item")),
     ]
     if clean := found.get("leak_free"):
