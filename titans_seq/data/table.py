@@ -35,7 +35,10 @@ def column_called(table: pl.DataFrame, names: tuple[str, ...]) -> str | None:
 def column_given(table: pl.DataFrame, name: str, path: Path | str, option: str) -> str:
     """Return ``name``, which the user gave with ``option``, if it is a column."""
     if name not in table.columns:
-        raise InputError(f"{shown(path)} has no column {name!r} ({option}). Its columns: {listed(table.columns)}.")
+        several = all(part.strip() in table.columns for part in name.split(","))
+        hint = f" {option} names one column at a time." if several else ""
+        columns = f"Its columns: {listed(table.columns)}.{hint}"
+        raise InputError(f"{shown(path)} has no column {name!r} ({option}). {columns}")
     return name
 
 

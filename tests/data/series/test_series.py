@@ -95,6 +95,13 @@ def test_columns_are_named(file: File) -> None:
             read_series(path, **option)  # type: ignore[arg-type]
 
 
+def test_columns_are_named_one_at_a_time(file: File) -> None:
+    table = file("ds,y,a,b\n2020-01-01,1,2,3\n2020-01-02,1,2,3\n", "x.csv")
+    says = r"no column 'a,b' \(--known-future\).* --known-future names one column at a time"
+    with pytest.raises(InputError, match=says):
+        read_series(table, known_future=("a,b",))
+
+
 def test_a_column_of_dates_is_found_by_its_look(file: File, warned: list[str]) -> None:
     assert read_series(file("Month,Sunspots\n1749-01,58.0\n1749-02,62.6\n", "x.csv")).frequency == "1mo"
     (one,) = read_series(file(",a\n2020-01-01,1\n2020-01-02,2\n", "y.csv")).series

@@ -80,7 +80,7 @@ def _without_duplicates(rows: Rows, frame: pl.DataFrame, on_duplicate: OnDuplica
     elif _is_fold(unlike, frame["time"].to_numpy()):
         how = "mean"
         judge.doubt(
-            f"{told}, where clocks went back (DST fold); the mean is kept: {some(_at(unlike))}. "
+            f"{told}; where they differ, clocks went back (DST fold), and the mean is kept: {some(_at(unlike))}. "
             "Write times in UTC to keep both."
         )
     else:
