@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.errors import InputError, ModelError
+from titans_seq.files import sha256
 from titans_seq.forecast import Forecaster
 from titans_seq.memory import MemoryConfig
 from titans_seq.memory_state import fill_state, load_state, read_state, save_state, state_tensors
@@ -556,3 +558,37 @@ def test_training_that_resumes_repeats_itself(titans: Any, tiny: Any, run: Path,
     titans("forecast", "train", tiny.wide, "--out", tmp_path / "run", *given, "--set", "training.steps=3", "--quiet")
     file = Path("model/model.safetensors")
     assert (tmp_path / "run" / file).read_bytes() == (run / file).read_bytes()
+
+
+def test_a_model_knows_how_its_table_was_read_wherever_its_folder_lies(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    times = [line.split(",")[0] for line in tiny.wide.read_text().splitlines()[1:]]
+    lines = [f"{t},{'wet' if i % 3 else 'dry'},{-9999 if i == 70 else i % 7},{i % 5}" for i, t in enumerate(times)]
+    del lines[75]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["when,sky,a,b", *lines, ""]))
+    given = ("--target", "a", "--missing", "-9999", "--on-gap", "ffill", "--time", "when")
+    titans(
+        "forecast",
+        "train",
+        table,
+        *given,
+        "--past-only",
+        "b",
+        "--out",
+        tmp_path / "run",
+        *tiny.forecast,
+        "--set",
+        "training.steps=1",
+    )
+    (tmp_path / "run" / "model").rename(tmp_path / "model")
+    shutil.rmtree(tmp_path / "run")
+    titans("forecast", "predict", tmp_path / "model", table, "--out", tmp_path / "f.csv", "--threads", 1)
+    titans("forecast", "predict", tmp_path / "model", table, *given, "--out", tmp_path / "g.csv", "--threads", 1)
+    assert (tmp_path / "f.csv").read_bytes() == (tmp_path / "g.csv").read_bytes()
+
+    file, sums = (tmp_path / "model" / name for name in ("task.json", "SHA256SUMS"))
+    before = sha256(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"reading": {"path": "x"}}))
+    sums.write_text(sums.read_text().replace(before, sha256(file)))
+    told = titans("forecast", "predict", tmp_path / "model", table, "--out", tmp_path / "h.csv", code=5).stderr
+    assert "task.json: reading.path: " in told

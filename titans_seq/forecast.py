@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series, quoted
-from titans_seq.data.series import SeriesTable, timed
+from titans_seq.data.series import SeriesReading, SeriesTable, timed
 from titans_seq.data.sources import SeriesSource, moments, own_moments
 from titans_seq.data.times import future_times, steps_from
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, ModelError, UsageError, inform, warn
 from titans_seq.files import to_json
-from titans_seq.job import SharedJob, about, check_state_files, dry, finished, identity, must_differ, reading_of, write
+from titans_seq.job import SharedJob, about, check_state_files, dry, finished, identity, must_differ, write
 from titans_seq.memory_state import load_state, read_state, save_state
 from titans_seq.resources import data_file
 from titans_seq.stream import Point, Steps
@@ -251,8 +252,7 @@ def filled_from_the_past(source: str, model: SequenceModel, reading: dict[str, A
     Raises:
         UsageError: if they are to be interpolated.
     """
-    trained = {} if model.task.zero_shot else reading_of(source)
-    on_gap = str(reading.get("on_gap") or trained.get("on_gap") or "nan")
+    on_gap = str(reading.get("on_gap") or model.task.reading.get("on_gap") or "nan")
     if on_gap == "interpolate":
         whose = (
             "--on-gap interpolate" if reading.get("on_gap") else f"{source} was trained with --on-gap interpolate. It"
@@ -284,7 +284,7 @@ def read_table(
     With ``known`` they go on with what was read before, so one row is enough.
     """
     task = model.task
-    options = {} if task.zero_shot else reading_of(source) | _beside(task)
+    options = _reading_of(source, task) | _beside(task)
     options |= {name: value for name, value in reading.items() if value}
     if task.irregular and not reading.get("on_gap"):  # as a whole, wherever it is cut
         options |= {"on_gap": "keep"}
@@ -350,6 +350,16 @@ def reaching(source: str, model: SequenceModel, ahead: int) -> SequenceModel:
         )
     model.task = task.reaching(ahead)
     return model
+
+
+def _reading_of(source: str, task: Any) -> dict[str, Any]:
+    """Options by which the model's training table was read."""
+    try:
+        return SeriesReading.model_validate(task.reading).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("reading", *first["loc"])))
+        raise ModelError(f"{source}: task.json: {place}: {first['msg']}. Bring back what training wrote.") from None
 
 
 def _beside(task: Any) -> dict[str, list[str]]:

@@ -391,6 +391,9 @@ class SeriesSource(SeriesReading):
             "scale": scale,
             "frequency": table.frequency,
             "irregular": table.irregular,
+            "reading": {}
+            if task.zero_shot
+            else self.model_dump(mode="json", include=set(self.reading), exclude_defaults=True),
             "covariates": task.covariates.model_copy(
                 update={**vars(table.covariates), **_moments(series, [b[0] for b in borders])}
             ),

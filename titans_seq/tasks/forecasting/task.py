@@ -83,6 +83,9 @@ class Forecasting(Choice):
     )
     irregular: bool = Field(default=False, description="Rows stand any time apart; from the data.")
     covariates: Covariates = Field(default=Covariates(), description="What is read beside them; from the data.")
+    reading: dict[str, Any] = Field(
+        default={}, description="Options by which the training table was read, which another like it needs; from it."
+    )
     margins: tuple[tuple[tuple[float, ...], ...], ...] = Field(
         default=(), description="What is added to the bands: a margin a conformal level, step and channel."
     )
