@@ -220,11 +220,11 @@ def squares(weights: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([w.square().sum((-2, -1)) for w in weights]).sum(0)
 
 
-def response(memory: NeuralMemory, scan: ScanState) -> Tensor:
+def response(memory: NeuralMemory, scan: ScanState, pair: int) -> Tensor:
     """How far one chunk of one new pair moves the read of its key towards its value, (B, H); 0 if it cannot learn."""
     structure, initial = memory.config.structure, tuple(memory.initial)
     B, H, D, _ = scan.weights[0].shape
-    k, v = F.normalize(torch.randn(2, B, H, 1, D, generator=torch.Generator().manual_seed(1)), dim=-1)
+    k, v = F.normalize(torch.randn(2, B, H, 1, D, generator=torch.Generator().manual_seed(pair)), dim=-1)
     rows = (B, H, 32)
     _, after = memory_scan(
         *(k.expand(*rows, D), k.expand(*rows, D), v.expand(*rows, D)),
@@ -264,8 +264,12 @@ def assert_survives(backbone: Backbone, stream: Tensor) -> None:
         assert all(tensor.isfinite().all() for tensor in state_tensors(state).values())
         for block, layer, start in zip(backbone.blocks, state.layers, first.layers, strict=True):
             if block.mixer.memory is not None:
-                fresh, late = (response(block.mixer.memory, scan) for scan in (start.scan, layer.scan))
-                assert (late > 0.1 * fresh).all() and (fresh > 0).all()  # 0.36 measured, 0.14 in the soak test
+                # of one pair it may be a thousandth, of another more than at first: mean of 16, 0.09 in twelve seeds
+                fresh, late = (
+                    torch.stack([response(block.mixer.memory, scan, pair) for pair in range(16)]).mean(0)
+                    for scan in (start.scan, layer.scan)
+                )
+                assert (late > 0.02 * fresh).all() and (fresh > 0).all()
 
 
 def still_sequences(tokens: int) -> Tensor:
@@ -276,12 +280,14 @@ def still_sequences(tokens: int) -> Tensor:
 
 @survivors(MEMORIES, [*AROUND, *BIASED])
 def test_tokens_of_hardly_anything_are_survived(config: BackboneConfig, tokens: int) -> None:
+    torch.manual_seed(0)
     assert_survives(Backbone(config), still_sequences(tokens))
 
 
 @survivors(MEMORIES, AROUND)
 def test_patches_of_a_constant_series_are_survived(config: BackboneConfig, tokens: int) -> None:
     """The constants 0, 1, -1000, each patch its values and their marks of observation."""
+    torch.manual_seed(0)
     backbone = Backbone(config.model_copy(update={"embedding": Patches(features=4)}))
     patches = torch.tensor([[value, value, 1.0, 1.0] for value in (0.0, 1.0, -1000.0)])
     assert_survives(backbone, patches[:, None].expand(-1, tokens, -1))
@@ -297,6 +303,7 @@ def test_patches_of_a_constant_series_are_survived(config: BackboneConfig, token
 def test_every_block_survives_with_every_structure(block: BlockConfig, structure: Any) -> None:
     """Two blocks deep, so that the second reads what the first made of nothing."""
     config = BackboneConfig(width=16, heads=4, depth=2, block=block, memory=MemoryConfig(structure=structure))
+    torch.manual_seed(0)
     assert_survives(Backbone(config), still_sequences(TOKENS))
 
 
