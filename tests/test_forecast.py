@@ -592,3 +592,22 @@ def test_a_model_knows_how_its_table_was_read_wherever_its_folder_lies(titans: A
     sums.write_text(sums.read_text().replace(before, sha256(file)))
     told = titans("forecast", "predict", tmp_path / "model", table, "--out", tmp_path / "h.csv", code=5).stderr
     assert "task.json: reading.path: " in told
+
+
+def test_a_future_that_no_covariate_asks_for_is_refused(titans: Any, tiny: Any, models: Any, tmp_path: Path) -> None:
+    """It would be read as rows without values, behind which the forecast begins."""
+    later = tmp_path / "later.csv"
+    later.write_text("date,k\n2024-01-04 08:00:00,1\n2024-01-04 09:00:00,1\n")
+    given = ["forecast", "predict", models.wide, tiny.wide, "--future", later, "--out", tmp_path / "f.csv"]
+    assert "reads no covariates that are known beforehand" in titans(*given, code=2).stderr
+
+
+def test_series_that_are_held_out_whole_tell_no_scale(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    times = [f"2024-01-{1 + h // 24:02} {h % 24:02}:00:00" for h in range(200)]
+    rows = [f"a,{t},{i % 7}" for i, t in enumerate(times)] + [f"b,{t},{1000 + i}" for i, t in enumerate(times[:30])]
+    for name, kept in (("both", rows), ("one", rows[:200])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["unique_id,ds,y", *kept, ""]))
+        held = ("--set", "data.validation=20", "--set", "data.test=20", "--set", "training.steps=1")
+        titans("forecast", "train", tmp_path / f"{name}.csv", "--out", tmp_path / name, *tiny.forecast, *held)
+    both, one = (json.loads((tmp_path / name / "model" / "task.json").read_text()) for name in ("both", "one"))
+    assert (both["location"], both["scale"]) == (one["location"], one["scale"])

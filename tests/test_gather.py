@@ -190,3 +190,15 @@ def test_what_is_one_stream_has_no_parts(titans: Any, models: Any, records: Path
     stdin = ["genomics", "score", models.language, "-", "--out", tmp_path / "o.parquet", "--shard", "1/2"]
     assert "needs the input as a file" in titans(*stdin, code=2, stdin=">a\nACGT\n").stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_records_of_one_name_in_two_shards_are_refused_as_in_one_job(titans: Any, models: Any, tmp_path: Path) -> None:
+    table, out = tmp_path / "t.csv", tmp_path / "x.bedgraph"
+    table.write_text("id,sequence\n" + "".join(f"x{i % 2},{'ACGT' * 40}\n" for i in range(4)))
+    given = ["genomics", "score", models.language, table, "--batch-size", 1, "--out", out]
+    says = "two records are called 'x0', whose values a .bedgraph cannot tell apart"
+    assert says in titans(*given, code=3).stderr
+    for part in ("1/2", "2/2"):
+        titans(*given, "--shard", part)
+    assert says in titans("gather", out, f"{out}.1-of-2", f"{out}.2-of-2", code=3).stderr
+    assert not out.exists()

@@ -64,6 +64,8 @@ def predict(
     task = model.task
     if state_in or state_out:
         _must_stream(source, model)
+    if future is not None and not task.covariates.known_future:
+        raise UsageError(f"--future: {source} reads no covariates that are known beforehand. Leave it out.")
     table = read_table(source, model, path, reading, task.before, known=state_in is not None, future=future)
     series, ahead = list(table.series), horizon or task.horizon
     model = reaching(source, for_table(model, table, [len(s) for s in series]), ahead)
@@ -306,9 +308,10 @@ def read_table(
             "Resample the table, or train on this frequency."
         )
     if table.irregular and not task.irregular and given.on_gap != "keep":
+        steps = "reads even steps" if task.zero_shot else f"was trained on even steps of {task.frequency}"
         raise InputError(
-            f"{path} is irregular; the model was trained on even steps of {task.frequency}. Resample it, or take "
-            "its rows for such steps with --on-gap keep."
+            f"{path} is irregular; the model {steps}. Resample it, say the step with --freq, or take its rows for such "
+            "steps with --on-gap keep."
         )
     order = [table.series[0].columns.index(c) for c in task.channels]
     nothing: dict[str, Any] = {}

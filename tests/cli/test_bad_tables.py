@@ -152,8 +152,8 @@ def test_rows_with_one_id_are_told_once(labels: Check) -> None:
         pytest.param(text(["soon,1,2", *series()]), "row 1: 'soon' does not read as a date", id="no date"),
         pytest.param(text([*series(20), "04.03.2024,1,2", *series(20)]), "row 21: '04.03.2024' is no date, or its "
                      "format is not that of row 1", id="mixed formats"),
-        pytest.param(text([f"{i // 9 + 1:02}/{i % 9 + 1:02}/2024,{i},1" for i in range(40)]), "is ambiguous: day/month "
-                     "or month/day", id="ambiguous day and month"),
+        pytest.param(text([f"{i // 9 + 1:02}/{i % 9 + 1:02}/2024,{i},1" for i in range(40)]), "is ambiguous: which of "
+                     "its numbers is the day", id="ambiguous day and month"),
         pytest.param(text([f"{line[:19]}{'+01:00' if i > 20 else 'Z'}{line[19:]}" for i, line in enumerate(series())]),
                      "more than one time zone: UTC in row 1, +01:00 in row 22", id="zones"),
         pytest.param(text([*series(), "2024-03-04 03:00:00,99,99"]), "duplicate timestamp 2024-03-04 03:00:00",

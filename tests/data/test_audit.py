@@ -282,6 +282,16 @@ def test_text_columns(file: File) -> None:
         ("date,a,b\n2020-01-01,1,\n2020-01-02,2,\n", {}, ["column 'b' holds no value"]),
         ("date,a\n2020-01-01,1\n2020-01-02,2\n", {"min_rows": 9}, ["rows found: 2, rows needed: 9"]),
         ("date,a\n2020-01-01,1\n2020-01-02,2\n2020-01-04,4\n", {"on_gap": "error"}, ["commonest step is 1d"]),
+        (
+            "date,a\n" + "".join(f"2020-01-01 {h:02}:{7 * (h == 5):02},1{h}\n" for h in range(9)),
+            {"on_gap": "ffill"},
+            ["is irregular"],
+        ),
+        (
+            "date,a\n" + "".join(f"2020-01-01 {h:02}:00,1{h}\n" for h in range(9)) + "2400-01-01 00:00,1\n",
+            {},
+            ["Is a timestamp wrong?"],
+        ),
         ("unique_id,ds,y\n,2020-01-01,1\n,2020-01-02,2\nb,2020-01-03,3\n", {}, ["empty id", "series 'b' is too short"]),
     ],
 )

@@ -135,6 +135,8 @@ def test_a_header_defines_each_field_once() -> None:
 def test_ids_of_info_fields_are_letters_and_each_its_own() -> None:
     found = info_ids(["delta_p_a b", "delta_p_a-b", "delta_p_A B", "llr"])
     assert list(found.values()) == ["TITANS_DELTA_P_A_B", "TITANS_DELTA_P_A_B_2", "TITANS_DELTA_P_A_B_3", "TITANS_LLR"]
+    found = info_ids(["rep_2", "rep", "REP"])
+    assert list(found.values()) == ["TITANS_REP_2", "TITANS_REP", "TITANS_REP_3"]
 
 
 def test_bgzip_is_gzip_in_blocks_that_tell_their_size(tmp_path: Path) -> None:

@@ -190,3 +190,13 @@ def test_forecasts_become_a_frame_with_the_usual_names() -> None:
     np.testing.assert_array_equal(found["y"], [2, 3, np.nan])
     np.testing.assert_array_equal(found["q0.9"], arrays[2])
     assert "y" not in to_frame([forecast])
+
+
+@pytest.mark.parametrize("day", [28, 29, 30])
+@pytest.mark.parametrize("first", ["2021-02", "2021-04"])
+def test_months_that_begin_at_a_month_s_end_keep_their_day(day: int, first: str) -> None:
+    months = pd.period_range(first, periods=20, freq="M")
+    times = [pd.Timestamp(m.year, m.month, min(day, m.days_in_month)) for m in months]
+    frame = pd.DataFrame({"unique_id": "a", "ds": times, "y": np.arange(20.0)})
+    (entry,) = from_frame(frame, "MS")
+    assert entry["target"].tolist() == list(range(20))

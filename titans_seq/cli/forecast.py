@@ -295,7 +295,7 @@ def anomalies(
         float, typer.Option(min=0, help="Rows at the head of each series that set the thresholds, below 1 their share.")
     ] = 0.15,
     *,
-    reading: Reading,
+    reading: Targeting,
     writing: Writing,
 ) -> Any:
     """Flag rows that lie far from their forecast or surprise the memory, and draw them.

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -99,14 +99,22 @@ class TrackFile(ArrayFile):
 
     def encode(self, rows: list[Row]) -> bytes:
         """As of any array; where names alone tell records apart, none may come again."""
+        self._must_differ(rows, self.seen)
+        return super().encode(rows)
+
+    def convert(self, draft: Path) -> int:
+        """As of any array; shards may hold records of one name, each one of them."""
+        self._must_differ(self.rows(arrays=False), set())
+        return super().convert(draft)
+
+    def _must_differ(self, rows: Iterable[Row], seen: set[str]) -> None:
         for row in rows if self.out.suffix != ".parquet" else ():
-            if row["start"] == 0 and row["chrom"] in self.seen:
+            if row["start"] == 0 and row["chrom"] in seen:
                 raise InputError(
                     f"{self.out}: two records are called {quoted(row['chrom'])}, whose values a {self.out.suffix} "
                     "cannot tell apart. Give each an id of its own, or write .parquet."
                 )
-            self.seen.add(row["chrom"])
-        return super().encode(rows)
+            seen.add(row["chrom"])
 
     def frame(self, row: Row) -> pl.DataFrame:
         """A line a base: chrom, start (0-based), and a column a track."""

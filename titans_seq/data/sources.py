@@ -317,7 +317,7 @@ class SeriesSource(SeriesReading):
     def borders(self, rows: int) -> tuple[int, int, int]:
         """Rows where training, validation and test end."""
         held = [int(part) if part >= 1 else round(part * rows) for part in (self.validation, self.test)]
-        return rows - sum(held), rows - held[1], rows
+        return max(0, rows - sum(held)), max(0, rows - held[1]), rows
 
     def learned(self, task: Any) -> dict[str, Series]:
         """Of each series the rows that a model of this source was trained on or chosen by, in silence."""
@@ -325,7 +325,7 @@ class SeriesSource(SeriesReading):
             return {}
         need = task.window + task.horizon
         table = self.read(need, leave_short=True, judge=replace(STRICT, doubt=lambda _: None, tell=lambda _: None))
-        ends = {s.id: (s, max(0, self.borders(len(s))[1])) for s in table.series if len(s) >= need}
+        ends = {s.id: (s, self.borders(len(s))[1]) for s in table.series if len(s) >= need}
         return {id: replace(s, target=s.target[:end], observed=s.observed[:end]) for id, (s, end) in ends.items()}
 
     def parts(self, task: Any, seed: int) -> Parts:
@@ -424,6 +424,8 @@ class SeriesSource(SeriesReading):
 
 def moments(rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of rows (T, C); 1 for one of 0, 0 and 1 where nothing is known."""
+    if not len(rows):
+        return (0.0,) * rows.shape[1], (1.0,) * rows.shape[1]
     rows = _told(rows)
     scale = np.nanstd(rows, axis=0)
     return tuple(np.nanmean(rows, axis=0).tolist()), tuple(np.where(scale > 0, scale, 1.0).tolist())
@@ -433,6 +435,8 @@ def _tell_of_small(series: list[Series], ends: list[int], scale: tuple[float, ..
     """Warn of series that move by far less than the table, whose deviation is the unit of all."""
     small = []
     for s, end in zip(series, ends, strict=True):
+        if not end:
+            continue
         spread = np.nanmax(_told(s.target[:end]), axis=0) - np.nanmin(_told(s.target[:end]), axis=0)
         if ((spread > 0) & (spread < SMALL * np.array(scale))).any():
             small.append(s.id)

@@ -26,7 +26,8 @@ _CLOCKS = (  # pattern of a time of day, and its format
 _DAYS = (  # pattern of a day, and the formats it may be in
     *((rf"\d{{4}}[{s}]\d{{1,2}}[{s}]\d{{1,2}}", (f"%Y{s}%m{s}%d",)) for s in "-/."),
     *((rf"\d{{1,2}}[{s}]\d{{1,2}}[{s}]\d{{4}}", (f"%d{s}%m{s}%Y", f"%m{s}%d{s}%Y")) for s in "-/."),
-    *((rf"\d{{1,2}}[{s}]\d{{1,2}}[{s}]\d\d", (f"%d{s}%m{s}%y", f"%m{s}%d{s}%y")) for s in "-/."),
+    *((rf"\d{{1,2}}[{s}]\d{{1,2}}[{s}]\d\d", (f"%d{s}%m{s}%y", f"%m{s}%d{s}%y")) for s in "/."),
+    (r"\d{1,2}-\d{1,2}-\d\d", ("%d-%m-%y", "%m-%d-%y", "%y-%m-%d")),  # the last as in ISO dates, without a century
 )
 _FORMATS: tuple[tuple[str, tuple[str, ...]], ...] = (
     *((day + clock, tuple(form + time for form in forms)) for (day, forms), (clock, time) in product(_DAYS, _CLOCKS)),
@@ -106,18 +107,21 @@ def _in_one_format(text: pl.Series, name: str) -> pl.Series:
         row = first_of(other)
         raise _no_date(name, row + 1, text[row], f"is no date, or its format is not that of row 1 ({text[0]!r})")
     readings = [text.str.strptime(pl.Datetime("us"), form, strict=False) for form in formats]
-    fitting = [reading for reading in readings if not reading.null_count()]
+    fitting = [(form, reading) for form, reading in zip(formats, readings, strict=True) if not reading.null_count()]
     if not fitting:
         nearest = min(readings, key=pl.Series.null_count)
         row = first_of(nearest.is_null())
         raise _no_date(name, row + 1, text[row], "is no date, or mixes day/month with month/day")
-    if len(fitting) == 2 and (unlike := fitting[0] != fitting[1]).any():
-        row = first_of(unlike)
-        raise InputError(
-            f"{name}: row {row + 1}: {text[row]!r} is ambiguous: day/month or month/day, and no row decides. "
-            f"Say which with --time-format '{formats[0]}' or '{formats[1]}'."
-        )
-    return fitting[0]
+    (_, first), *others = fitting
+    for _, other in others:
+        if (unlike := first != other).any():
+            row = first_of(unlike)
+            forms = " or ".join(f"'{form}'" for form, _ in fitting)
+            raise InputError(
+                f"{name}: row {row + 1}: {text[row]!r} is ambiguous: which of its numbers is the day, which the month, "
+                f"no row decides. Say it with --time-format {forms}."
+            )
+    return first
 
 
 def _in_given_format(text: pl.Series, name: str, time_format: str) -> pl.Series:

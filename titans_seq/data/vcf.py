@@ -8,6 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -149,8 +150,8 @@ def info_ids(names: Sequence[str]) -> dict[str, str]:
     ids: dict[str, str] = {}
     for name in names:
         plain = "TITANS_" + re.sub(r"[^0-9A-Za-z_]", "_", name).upper()
-        count = sum(re.fullmatch(rf"{plain}(_\d+)?", other) is not None for other in ids.values())
-        ids[name] = f"{plain}_{count + 1}" if count else plain
+        numbered = (f"{plain}_{n}" for n in count(2))
+        ids[name] = next(one for one in chain([plain], numbered) if one not in ids.values())
     return ids
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from titans_seq.data.record import Series, quoted
-from titans_seq.data.times import add_steps, frequency_named, months_of, step_of
+from titans_seq.data.times import add_steps, frequency_named, months_of, step_of, steps_from
 from titans_seq.errors import InputError, warn
 from titans_seq.forecast import unique_id
 
@@ -63,7 +63,7 @@ def to_entry(series: Series) -> Entry:
         InputError: if its rows do not stand one step apart.
     """
     T = len(series)
-    if (series.times != _times(series.times[0], series.frequency, len(series.times))).any():
+    if (series.times != steps_from(series.times, 0, series.frequency, np.arange(len(series.times)))).any():
         raise InputError(
             f"Series {quoted(series.id)} has rows that do not stand {series.frequency} apart, and GluonTS knows even "
             "steps only. Read it with --on-gap nan, which fills its grid."
@@ -162,7 +162,7 @@ def _on_grid(id: str, times: np.ndarray, values: np.ndarray, frequency: str) -> 
         rows = int((times[-1] - times[0]) // step_of(frequency)) + 1
     else:
         rows = int((times[-1].astype("M8[M]") - times[0].astype("M8[M]")).astype(int)) // months + 1
-    grid = _times(times[0], frequency, rows)
+    grid = steps_from(times, 0, frequency, np.arange(rows))
     place = np.searchsorted(grid, times).clip(max=rows - 1)
     if (off := grid[place] != times).any():
         raise InputError(f"Series {quoted(id)}: {times[off][0]} is no whole number of {frequency} after {times[0]}.")

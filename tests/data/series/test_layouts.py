@@ -242,3 +242,9 @@ def test_a_step_that_was_said_is_not_found_out(file: File, warned: list[str]) ->
     assert read_series(path).frequency == "2h" and warned == []
     table = read_series(path, freq="h")
     assert (table.frequency, table.share) == ("1h", 0.0) and "the step is said to be 1h, 0 % of all" in warned[0]
+
+
+def test_the_attribute_of_names_is_the_id(file: File) -> None:
+    head = "@attribute state string\n@attribute series_name string\n@frequency daily\n@data\n"
+    table = read_series(file(head + "NSW:T1:1,2\nNSW:T2:3,4\n", "x.tsf"))
+    assert [one.id for one in table.series] == ["T1", "T2"]

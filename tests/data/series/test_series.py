@@ -227,6 +227,11 @@ TWO = "2020-01-01,1\n2020-01-02,2\n"
         ("date,a\n" + TWO + ",3\n", {}, "row 3 has no timestamp"),
         ("date,a\n03/04/2020,1\n04/04/2020,2\n", {}, "row 1: '03/04/2020' is ambiguous.*--time-format '%d/%m/%Y'"),
         (
+            "date,a\n24-01-30,1\n24-01-31,2\n",
+            {},
+            "row 1: '24-01-30' is ambiguous.*--time-format '%d-%m-%y' or '%y-%m-%d'",
+        ),
+        (
             "date,a\n2020-01-01 00:00Z,1\n2020-01-01 02:00+01:00,2\n",
             {},
             r"more than one time zone.*row 2 .*--time-format",

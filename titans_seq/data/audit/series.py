@@ -9,10 +9,11 @@ import polars as pl
 
 from titans_seq.data.audit.found import Audit, Findings, share_of
 from titans_seq.data.record import Series
-from titans_seq.data.series import SeriesReading, SeriesTable, read_rows, sentinels, tidy
+from titans_seq.data.series import SeriesReading, SeriesTable, read_rows, sentinels, spaced, tidy
 from titans_seq.data.series.grid import irregularity
 from titans_seq.data.series.rows import Rows, called_in
 from titans_seq.data.times import find_frequency, steps_in
+from titans_seq.errors import InputError
 
 FAR = 5  # distances between the quartiles from the median, beyond which a value is called an outlier
 MOST = 100  # places of one kind that are listed
@@ -271,7 +272,8 @@ def audit_series(path: Path | str, *, min_rows: int = 2, **reading: Any) -> Audi
     how, judge = SeriesReading(**reading), findings.judge()
     rows = read_rows(path, how, judge=judge)
     table = tidy(rows, on_duplicate=how.on_duplicate, on_gap=how.on_gap, min_rows=min_rows, judge=judge)
-    if odd := [why for why in map(irregularity, table.series) if why]:
-        more = f" (such series: {len(odd):,})" if len(odd) > 1 else ""
-        judge.doubt(f"{rows.name}: {odd[0]}{more}. Rows are read as they come, as with --on-gap keep.")
+    try:
+        spaced(table, how.on_gap, rows.name, judge)
+    except InputError as error:  # what training would refuse
+        judge.refuse(str(error))
     return findings.audit(path, "series table", _facts(rows, table))

@@ -221,7 +221,8 @@ def _tsf_rows(
 ) -> Unrolled:
     found: dict[str, list[str]] = {column: [] for column, _ in attributes}
     starts, series = [], []
-    id_at = next((c for c, kind in attributes if c == "series_name" or kind == "string"), None)
+    texts = [c for c, kind in attributes if c == "series_name" or kind == "string"]
+    id_at = "series_name" if "series_name" in texts else next(iter(texts), None)
     for place, (number, line) in enumerate(held):
         where = f"{name}: line {number}"
         *fields, values = line.split(":")

@@ -182,8 +182,8 @@ def _number_column(
         remedy = (
             "Mend it, or name the columns to read with --target."
             if numbers.count()
-            else "If it is the series' id, say so with --id; a category is read with --past-only, --known-future or "
-            "--static; or name the columns to forecast with --target."
+            else "If it is the series' id, say so with --id; in training a category is read with --past-only, "
+            "--known-future or --static; or name the columns to forecast with --target."
         )
         judge.refuse(f"{where(row)} is not a number (such rows: {unread.sum():,}). {remedy}")
         if not numbers.count():
