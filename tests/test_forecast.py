@@ -611,3 +611,40 @@ def test_series_that_are_held_out_whole_tell_no_scale(titans: Any, tiny: Any, tm
         titans("forecast", "train", tmp_path / f"{name}.csv", "--out", tmp_path / name, *tiny.forecast, *held)
     both, one = (json.loads((tmp_path / name / "model" / "task.json").read_text()) for name in ("both", "one"))
     assert (both["location"], both["scale"]) == (one["location"], one["scale"])
+
+
+def test_rows_of_another_zone_do_not_stand_beside_others(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    """Each table is kept as written, so that the same hour would be two."""
+
+    def table(name: str, first: int, count: int, zone: str, ahead: bool = False) -> Path:
+        times = [(h, f"2024-01-{1 + h // 24:02} {h % 24:02}:00:00{zone}") for h in range(first, first + count)]
+        rows = [f"{time},{'' if ahead else h % 7},{h % 5}" for h, time in times]
+        (tmp_path / name).write_text("\n".join(["date,a,k", *rows, ""]))
+        return tmp_path / name
+
+    past, run = table("past.csv", 0, 60, "+02:00"), tmp_path / "run"
+    stream = ("--set", "task.reads=stream", "--set", "task.stride=4")
+    titans(
+        "forecast",
+        "train",
+        past,
+        "--known-future",
+        "k",
+        "--out",
+        run,
+        *tiny.forecast,
+        *stream,
+        "--set",
+        "training.steps=1",
+    )
+    ahead = {zone: table(f"ahead{len(zone)}.csv", 60, 8, zone, ahead=True) for zone in ("+02:00", "Z")}
+    given = ["forecast", "predict", run, past, "--threads", 1, "--out", tmp_path / "f.csv"]
+    told = titans(*given, "--future", ahead["Z"], code=3).stderr
+    assert "times are in the zone UTC, those of" in told and "past.csv in +02:00" in told
+    titans(*given, "--future", ahead["+02:00"], "--state-out", tmp_path / "state")
+    for zone, code in (("Z", 3), ("+02:00", 0)):
+        new = table("new.csv", 60, 4, zone)
+        later = table("later.csv", 64, 8, zone, ahead=True)
+        out = ["--state-in", tmp_path / "state", "--out", tmp_path / "g.csv", "--threads", 1]
+        told = titans("forecast", "predict", run, new, "--future", later, *out, code=code).stderr
+        assert ("state in +02:00" in told) is bool(code)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series, quoted
 from titans_seq.data.series import SeriesReading, SeriesTable, timed
+from titans_seq.data.series.rows import must_be_of_one_zone
 from titans_seq.data.sources import SeriesSource, moments, own_moments
 from titans_seq.data.times import future_times, steps_from
 from titans_seq.data.windows import SeriesWindows
@@ -96,7 +97,7 @@ def predict(
 
     def keep_state(point: Point) -> None:
         if streams is not None and state_out is not None:
-            save_state(tuple(streams.states), state_out, about(source, **_facts(model, series, ahead)))
+            save_state(tuple(streams.states), state_out, about(source, **_facts(model, series, table.zone, ahead)))
 
     inputs = [data_file(path), *([data_file(future)] if future else []), *([state_in] if state_in else [])]
     rows = write(
@@ -180,10 +181,10 @@ def begun(model: SequenceModel, series: list[Series], ends: list[int]) -> Stream
     return Streams(begin, states, [0] * len(series))
 
 
-def _facts(model: SequenceModel, series: list[Series], ahead: int) -> dict[str, str]:
+def _facts(model: SequenceModel, series: list[Series], zone: str, ahead: int) -> dict[str, str]:
     """What a state file says of its series, which end so many rows after those that were read."""
     last = {s.id: stamp(s.times[len(s) - 1 - ahead]) for s in series}
-    return {"columns": json.dumps(model.task.channels), "last": json.dumps(last)}
+    return {"columns": json.dumps(model.task.channels), "last": json.dumps(last), "zone": zone}
 
 
 def _last_read(file: Path) -> dict[str, np.datetime64]:
@@ -206,6 +207,7 @@ def _continue(
     """
     series, last = table.series, _last_read(file)
     states = load_state(file, (streams.begin,) * len(last), about(source)["model"])
+    must_be_of_one_zone(path, table.zone, str(file), read_state(file)[1].get("zone", table.zone))
     for one, other, name, lacks in (
         (last, {s.id for s in series}, path, file),
         ({s.id for s in series}, last, file, path),

@@ -75,9 +75,23 @@ def counts_steps(column: pl.Series) -> bool:
     return bool(whole) and not alike
 
 
+def _zones(text: pl.Series) -> pl.Series:
+    """The zone that each time is written with; empty where there is none."""
+    return text.str.extract(_ZONE, 2).fill_null("").str.replace(r"^(Z|GMT|[+-]00(:?00)?)$", "UTC")
+
+
+def zone_of(column: pl.Series, time_format: str | None) -> str:
+    """The zone of a column of timestamps as they are read; empty where none is said."""
+    if column.dtype in (pl.Date, pl.Datetime):
+        return "UTC" if getattr(column.dtype, "time_zone", None) else ""
+    if time_format:
+        return "UTC" if "%z" in time_format else ""
+    return str(_zones(column.cast(pl.String).str.strip_chars()[:1])[0])
+
+
 def _one_zone(text: pl.Series, name: str, judge: Judge) -> tuple[pl.Series, pl.Series | None]:
     """Take the zone off times that all have the same one, or none; of several also say what each is ahead of UTC."""
-    zones = text.str.extract(_ZONE, 2).fill_null("").str.replace(r"^(Z|GMT|[+-]00(:?00)?)$", "UTC")
+    zones = _zones(text)
     bare = text.str.replace(_ZONE, "${1}")
     other = zones != zones[0]
     if not other.any():

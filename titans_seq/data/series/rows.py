@@ -21,6 +21,7 @@ from titans_seq.data.times import (
     months_of,
     parse_times,
     step_of,
+    zone_of,
 )
 from titans_seq.errors import InputError
 
@@ -52,6 +53,7 @@ class Rows:
     static: tuple[str, ...] = ()
     vocabularies: Vocabularies = field(default_factory=dict)
     frequency: str | None = None  # that was said, or that the file names
+    zone: str = ""  # of its times, where they say one
     taken: dict[str, str] = field(default_factory=dict)  # which columns for what
     texts: dict[str, pl.Series] = field(default_factory=dict)  # columns that hold no number, read or not
 
@@ -315,6 +317,7 @@ def read_rows(
         **kinds,
         vocabularies=words,
         frequency=reading.frequency or source.frequency,
+        zone=zone_of(table[time_at[0]], own.time_format) if len(time_at) == 1 else "",
         taken=taken,
         texts={column: table[column] for column in read if column in words or column not in there},
     )
@@ -324,8 +327,9 @@ def followed_by(rows: Rows, later: Rows, judge: Judge) -> Rows:
     """Put the rows of a table of what is known beforehand behind those of the table of series.
 
     Raises:
-        InputError: if the tables are of different series.
+        InputError: if the tables are of different series, or in different time zones.
     """
+    must_be_of_one_zone(later.name, later.zone, rows.name, rows.zone)
     if strange := [id for id in later.ids if id not in rows.ids]:
         raise InputError(
             f"{later.name}: series {quoted(strange[0])} is none of {rows.name} (such series: {len(strange):,}). "
@@ -338,6 +342,15 @@ def followed_by(rows: Rows, later: Rows, judge: Judge) -> Rows:
     if known := len(later.frame) - len(added):
         judge.doubt(f"{later.name}: rows that {rows.name} has already: {known:,}; they are skipped.")
     return replace(rows, frame=pl.concat([rows.frame, added], how="diagonal"))
+
+
+def must_be_of_one_zone(name: str, zone: str, other: str, others: str) -> None:
+    """Refuse times that would stand beside others of another zone, which are all kept as written."""
+    if zone != others:
+        raise InputError(
+            f"{name}: its times are in the zone {zone or 'none'}, those of {other} in {others or 'none'}. "
+            "Write all of them in one."
+        )
 
 
 def _id_column(table: pl.DataFrame, time_at: list[str], reading: SeriesReading, path: Path | str) -> str | None:

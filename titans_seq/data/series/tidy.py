@@ -32,6 +32,7 @@ class SeriesTable:
     frequency: str
     share: float
     covariates: Covariates
+    zone: str = ""  # of its times, where they say one
     irregular: bool = False  # rows stand as they came, any time apart, and not on an even grid
 
 
@@ -228,7 +229,7 @@ def tidy(
         _tell_values(rows, frame.filter(~pl.Series(ahead)), judge)
     series, covariates = _series(rows, frame, ahead, step, judge)
     share = float((ratios == 1).mean()) if len(ratios) else 1.0
-    return SeriesTable(series, rows.layout, step, share, covariates)
+    return SeriesTable(series, rows.layout, step, share, covariates, rows.zone)
 
 
 def _ahead(rows: Rows, frame: pl.DataFrame) -> np.ndarray:
