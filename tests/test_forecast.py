@@ -648,3 +648,24 @@ def test_rows_of_another_zone_do_not_stand_beside_others(titans: Any, tiny: Any,
         out = ["--state-in", tmp_path / "state", "--out", tmp_path / "g.csv", "--threads", 1]
         told = titans("forecast", "predict", run, new, "--future", later, *out, code=code).stderr
         assert ("state in +02:00" in told) is bool(code)
+
+
+def test_a_gap_that_a_cut_lies_in_is_filled_from_rows_that_were_read(titans: Any, tiny: Any, tmp_path: Path) -> None:
+    head, *all_rows = tiny.wide.read_text().splitlines()
+    all_rows[50:56] = [f"{row.split(',')[0]},," for row in all_rows[50:56]]
+
+    def table(name: str, first: int, end: int) -> Path:
+        (tmp_path / name).write_text("\n".join([head, *all_rows[first:end], ""]))
+        return tmp_path / name
+
+    run, state, whole = tmp_path / "run", tmp_path / "state", table("whole.csv", 0, 70)
+    given = ("--set", "task.reads=stream", "--set", "training.steps=1", "--on-gap", "ffill")
+    titans("forecast", "train", whole, "--out", run, *tiny.forecast, *given)
+    predict = ["forecast", "predict", run]
+    titans(*predict, whole, "--out", tmp_path / "a.csv")
+    titans(*predict, table("first.csv", 0, 52), "--state-out", state, "--out", tmp_path / "b.csv")
+    then = ["--state-in", state, "--out", tmp_path / "c.csv"]
+    assert "its first row misses a value" in titans(*predict, table("new.csv", 52, 70), *then, code=3).stderr
+    titans(*predict, table("more.csv", 48, 70), *then)
+    found, expected = (pl.read_csv(tmp_path / f"{name}.csv") for name in "ca")
+    np.testing.assert_allclose(found["mean"], expected["mean"], rtol=1e-4, atol=1e-5)

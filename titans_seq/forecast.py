@@ -76,6 +76,8 @@ def predict(
     if streams is not None:
         if state_in:
             last = _continue(streams, state_in, source, model, path, table)
+            if (reading.get("on_gap") or task.reading.get("on_gap")) == "ffill":
+                _must_begin_with_values(series, streams.starts, path, state_in)
         streams.keep = state_out is not None
     series = [extended(s, task, ahead) for s in series]
     for s in series:
@@ -224,6 +226,20 @@ def _continue(
     if again := sum(streams.starts):
         warn(f"{path}: rows that {file} has read already: {again:,}; they are skipped, whatever they hold now.")
     return last
+
+
+def _must_begin_with_values(series: list[Series], starts: list[int], path: str, file: Path) -> None:
+    """Refuse rows whose first values are missing where a gap is filled with the last ones, which a state does not know.
+
+    Rows that it has read already tell them.
+    """
+    for s, start in zip(series, starts, strict=True):
+        if start == 0 and any(np.isnan(part[0]).any() for part in (s.target, s.past_only) if part is not None):
+            called = f"{path}: series {quoted(s.id)}" if s.id else path
+            raise InputError(
+                f"{called}: its first row misses a value, which --on-gap ffill takes from a row before it. Give rows "
+                f"from one with all values on; those that {file} has read are skipped."
+            )
 
 
 def _rows_read(series: Series, last: np.datetime64, frequency: str | None, file: Path, path: str) -> int:
