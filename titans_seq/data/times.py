@@ -65,13 +65,17 @@ def _unknown_form(name: str, value: str) -> InputError:
     return InputError(f"{name}: row 1: {value!r} does not read as a date. {remedy}")
 
 
-def counts_steps(column: pl.Series) -> bool:
-    """Whether a column holds whole numbers that are neither dates nor seconds since 1970."""
+def counts_steps(column: pl.Series, frequency: str) -> bool:
+    """Whether a column holds whole numbers that are neither dates nor seconds since 1970.
+
+    Four digits are years only where steps are.
+    """
     if not str(column[0]).strip().isdecimal():
         return False
     text = column.cast(pl.String).str.strip_chars()
     whole = text.str.contains(rf"^\d{{1,{_SECONDS - 1}}}$").fill_null(False).all()
-    alike = any(text.str.contains(f"^(?:{pattern})$").all() for pattern, _ in _FORMATS)
+    dates = [pattern for pattern, forms in _FORMATS if forms != ("%Y",) or frequency.endswith("y")]
+    alike = any(text.str.contains(f"^(?:{pattern})$").all() for pattern in dates)
     return bool(whole) and not alike
 
 

@@ -532,3 +532,11 @@ def test_real_tables(
 def test_real_tables_that_need_an_option_say_so(real: Path, name: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
         read_series(real / "timeseries" / name)
+
+
+@pytest.mark.parametrize(("freq", "first"), [("h", "1970-02-20T00"), ("MS", "2070-01-01"), ("YS", "1200-01-01")])
+def test_counts_of_four_digits_are_years_only_where_steps_are(file: File, freq: str, first: str) -> None:
+    (one,) = read_series(
+        file("t,a\n" + "".join(f"{t},{t}\n" for t in range(1200, 1210)), "x.csv"), freq=freq, time="t"
+    ).series
+    assert one.times[0] == np.datetime64(first) and len(one) == 10

@@ -121,7 +121,7 @@ def _times(
     time_at = column_given(table, reading.time, path, "--time") if reading.time else _time_column(table)
     if time_at is not None:
         column = table[time_at]
-        if reading.frequency is not None and reading.time_format is None and counts_steps(column):
+        if reading.frequency is not None and reading.time_format is None and counts_steps(column, reading.frequency):
             return _numbered(column, reading.frequency, name, judge), [time_at]
         return parse_times(column, name, reading.time_format, judge), [time_at]
     if reading.frequency is not None:
