@@ -75,7 +75,7 @@ def titans() -> Call:
     return call
 
 
-def thinned(cases: Iterable[Any], every: int = 5) -> list[Any]:
+def thinned(cases: Iterable[Any], every: int = 16) -> list[Any]:
     """Cases of a slow law: one of so many is tested always, the others in ``make soak``."""
     parts = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*part, marks=[pytest.mark.soak] if i % every else []) for i, part in enumerate(parts)]

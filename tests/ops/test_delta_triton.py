@@ -77,6 +77,7 @@ def test_decays_of_nothing_and_of_everything(dtype: torch.dtype, erases: bool) -
     assert p.log_decay is not None and (found["dlog_decay"][p.log_decay.isneginf()] == 0).all()
 
 
+@pytest.mark.soak
 def test_any_split_of_the_stream_is_one_pass() -> None:
     p = drawn("head", True, 80, 32, torch.float32)
     same(p.all("triton", (1, 30, 30, 64)), p.all("triton"), TOLERANCE[torch.float32])
@@ -98,6 +99,7 @@ def test_one_key_repeated() -> None:
     torch.testing.assert_close(y, v, rtol=0, atol=4 * TOLERANCE[torch.float32])  # largest entry 4; measured 4e-6
 
 
+@pytest.mark.soak
 def test_the_same_input_gives_the_same_bits() -> None:
     p = drawn("head", True, 65, 32, torch.float32)
     first, second = p.all("triton"), p.all("triton")
@@ -130,6 +132,7 @@ def slopes(p: Problem, compiled: bool = False, checkpointed: bool = False) -> li
     return [found.detach(), *torch.autograd.grad(found, leaves)]
 
 
+@pytest.mark.soak
 def test_a_compiled_graph_does_not_break_and_a_checkpoint_runs_again() -> None:
     p = drawn("head", True, 20, 32, torch.float32)
     expected = slopes(p)

@@ -97,6 +97,7 @@ def test_memories_that_are_made_once_more_change_nothing(learning: Momentum | Gr
     compare(ours, theirs, FLOAT32)
 
 
+@pytest.mark.soak
 def test_same_input_gives_same_bits() -> None:
     found = []
     for _ in range(2):
