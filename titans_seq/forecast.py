@@ -76,7 +76,7 @@ def predict(
     if streams is not None:
         if state_in:
             last = _continue(streams, state_in, source, model, path, table)
-            if (reading.get("on_gap") or task.reading.get("on_gap")) == "ffill":
+            if _on_gap(task, reading) == "ffill":
                 _must_begin_with_values(series, streams.starts, path, state_in)
         streams.keep = state_out is not None
     series = [extended(s, task, ahead) for s in series]
@@ -189,13 +189,14 @@ def _facts(model: SequenceModel, series: list[Series], zone: str, ahead: int) ->
     return {"columns": json.dumps(model.task.channels), "last": json.dumps(last), "zone": zone}
 
 
-def _last_read(file: Path) -> dict[str, np.datetime64]:
-    """The time of the last row that a state file has read of each series, in the file's order."""
+def _last_read(file: Path) -> tuple[dict[str, np.datetime64], str | None]:
+    """The time of the last row that a state file has read of each series, in the file's order, and their zone."""
     _, about = read_state(file)
     try:
-        return {id: np.datetime64(time, "us") for id, time in json.loads(about["last"]).items()}
+        last = {id: np.datetime64(time, "us") for id, time in json.loads(about["last"]).items()}
     except (KeyError, ValueError, AttributeError):
         raise ModelError(f"{file} holds no state of series. Give what forecast predict --state-out wrote.") from None
+    return last, about.get("zone")
 
 
 def _continue(
@@ -207,9 +208,10 @@ def _continue(
         ModelError: if the file is damaged, or of another model.
         InputError: if a series of the table does not go on where the file's stopped; says which.
     """
-    series, last = table.series, _last_read(file)
+    series, (last, zone) = table.series, _last_read(file)
     states = load_state(file, (streams.begin,) * len(last), about(source)["model"])
-    must_be_of_one_zone(path, table.zone, str(file), read_state(file)[1].get("zone", table.zone))
+    if zone is not None:  # states of earlier releases do not tell
+        must_be_of_one_zone(path, table.zone, str(file), zone)
     for one, other, name, lacks in (
         (last, {s.id for s in series}, path, file),
         ({s.id for s in series}, last, file, path),
@@ -266,13 +268,18 @@ def _rows_read(series: Series, last: np.datetime64, frequency: str | None, file:
 # --- tables
 
 
+def _on_gap(task: Any, reading: dict[str, Any]) -> str:
+    """What becomes of gaps, as was said now or in training."""
+    return str(reading.get("on_gap") or task.reading.get("on_gap") or "nan")
+
+
 def filled_from_the_past(source: str, model: SequenceModel, reading: dict[str, Any]) -> str:
     """What becomes of gaps, as was said now or in training, where rows are judged by those before them.
 
     Raises:
         UsageError: if they are to be interpolated.
     """
-    on_gap = str(reading.get("on_gap") or model.task.reading.get("on_gap") or "nan")
+    on_gap = _on_gap(model.task, reading)
     if on_gap == "interpolate":
         whose = (
             "--on-gap interpolate" if reading.get("on_gap") else f"{source} was trained with --on-gap interpolate. It"

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 def load(folder: Path | str = HERE) -> Any:
     """The model, for inference; what is missing, changed or not finite is refused."""
-    _multiply_alike()
+    _compute_alike()
     from titans_seq.checkpoint import load_pretrained
 
     return load_pretrained(str(folder))
@@ -28,12 +28,12 @@ def load_window(folder: Path | str = HERE) -> Any:
     """
     import torch
 
-    _multiply_alike()
+    _compute_alike()
     return torch.export.load(str(Path(folder) / "window.pt2")).module()
 
 
-def _multiply_alike() -> None:
-    """Multiply matrices by the library that titans-seq takes: others round otherwise."""
+def _compute_alike() -> None:
+    """Compute in float32 as titans-seq does: another library multiplies, and rounds, otherwise."""
     if str(HERE) not in sys.path:
         sys.path.append(str(HERE))
     from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic

@@ -7,7 +7,7 @@ def use_fastest_exact_arithmetic() -> str:
     """Let torch multiply float32 matrices through oneDNN if it rounds no more than before; returns the library's name.
 
     Numbers below 1e-38 become zero from here on: the momentum of a chunk's first tokens falls that low by its end, and
-    products of such numbers take ten times as long.
+    products of such numbers take several times as long.
 
     torch takes MKL for float32 unless it is told that bfloat16 operands would do ("medium"); then it takes oneDNN,
     which uses bfloat16 only where the CPU has matrix units for it (AMX) and is plain float32 elsewhere, at twice
