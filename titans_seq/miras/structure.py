@@ -32,14 +32,18 @@ class Trace(NamedTuple):
     output: Tensor  # f (..., T, Dv)
 
 
+def _gelu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    return F.gelu(z), torch.ops.aten.gelu_backward(torch.ones_like(z), z)  # what it makes of a slope of one is σ'
+
+
 class _GELU(torch.autograd.Function):
     """σ(z) and σ'(z), each in one pass; their own slopes take a quarter of the operations that autograd would."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-        slope = torch.ops.aten.gelu_backward(torch.ones_like(z), z)  # what it makes of a slope of one is σ'
+        value, slope = _gelu_and_slope(z)
         ctx.save_for_backward(z, slope)
-        return F.gelu(z), slope
+        return value, slope
 
     @staticmethod
     def backward(ctx: Any, to_value: Tensor, to_slope: Tensor) -> Tensor:
@@ -50,6 +54,8 @@ class _GELU(torch.autograd.Function):
 
 
 def _gelu(z: Tensor) -> tuple[Tensor, Tensor]:
+    if not (z.requires_grad and torch.is_grad_enabled()):
+        return _gelu_and_slope(z)
     found: tuple[Tensor, Tensor] = _GELU.apply(z)
     return found
 
@@ -161,12 +167,12 @@ class Layers(MemoryChoice):
         $\max \gamma^2 / (\mathrm{var} f + \varepsilon)$ under the norm. A step of gradient descent on
         ``L2`` that is divided by n_t cannot overshoot its own token.
         """
-        back = torch.ones_like(trace.output[..., :1])
-        total = trace.inputs[-1].square().sum(-1, keepdim=True)
+        back, total = None, trace.inputs[-1].square().sum(-1, keepdim=True)
         for level in reversed(range(len(weights) - 1)):
-            rows = weights[level + 1].square().sum(-1)[..., None]  # ‖row i of W_{l+1}‖², (..., d, 1)
-            back = back * (product(trace.slopes[level].square(), rows))
-            total = total + trace.inputs[level].square().sum(-1, keepdim=True) * back
+            rows = weights[level + 1].square().sum(-1, keepdim=True)  # ‖row i of W_{l+1}‖², (..., d, 1)
+            here = product(trace.slopes[level].square(), rows)
+            back = here if back is None else back * here
+            total = torch.addcmul(total, trace.inputs[level].square().sum(-1, keepdim=True), back)
         if gain is not None:
             total = total * (_normalise(trace.output)[1] * gain.abs().amax(-1, keepdim=True)).square()
         return total

@@ -133,19 +133,24 @@ def _kept(weights: Weights, first: Weights, co: Coefficients, rule: ScanRule) ->
     return [co.keep * w for w in weights]
 
 
+def _weighted(weight: Tensor, row: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's inputs and errors with a weight a token on the narrower of the two."""
+    return (weight * row, error) if row.shape[-1] <= error.shape[-1] else (row, weight * error)
+
+
 def _write(now: Carried, trace: Trace, errors: list[Tensor], co: Coefficients, rule: ScanRule, closes: bool) -> Carried:
     """The memory after a chunk, or the part of one; ``closes``: the chunk's last token is among these."""
     outer, layers = rule.structure.outer, list(zip(trace.inputs, errors, strict=True))
     momentum, pending = now.momentum, now.pending
     if pending is None:
-        writes = [(co.write * row, error) for row, error in layers]
+        writes = [_weighted(co.write, *layer) for layer in layers]
         if co.push is not None:
             momentum = tuple(
-                outer(co.momentum_keep * s, co.momentum_write * row, error)
-                for s, (row, error) in zip(momentum, layers, strict=True)
+                outer(co.momentum_keep * s, *_weighted(co.momentum_write, *layer))
+                for s, layer in zip(momentum, layers, strict=True)
             )
     else:
-        pending = tuple(outer(p, co.write * row, error) for p, (row, error) in zip(pending, layers, strict=True))
+        pending = tuple(outer(p, *_weighted(co.write, *layer)) for p, layer in zip(pending, layers, strict=True))
         if co.push is not None:
             pending = tuple(torch.addcmul(p, co.push, s) for p, s in zip(pending, momentum, strict=True))
         if closes:
