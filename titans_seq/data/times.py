@@ -308,6 +308,18 @@ def future_times(times: np.ndarray, frequency: str, n: int) -> np.ndarray:
     return steps_from(times, -1, frequency, np.arange(1, n + 1))
 
 
+def _on_one_day(times: np.ndarray, series: np.ndarray) -> bool:
+    """Whether each of sorted series stays on one day of the month, or its last where it lacks that day, at one hour."""
+    month, day = times.astype("M8[M]"), times.astype("M8[D]")
+    last = (month + 1).astype("M8[D]") - month.astype("M8[D]")  # days of the row's month
+    begins = np.flatnonzero(np.concatenate([[True], series[1:] != series[:-1]]))
+    rows = np.diff(np.append(begins, len(series)))
+    of_month = day - month.astype("M8[D]") + 1
+    wanted = np.repeat(np.maximum.reduceat(of_month, begins), rows)
+    hour = times - day
+    return bool((of_month == np.minimum(wanted, last)).all() and (hour == np.repeat(hour[begins], rows)).all())
+
+
 def find_frequency(times: np.ndarray, series: np.ndarray) -> tuple[str, np.ndarray]:
     """Return the commonest step of sorted series, and each step as a multiple of it (1 is regular, more a gap).
 
@@ -321,10 +333,7 @@ def find_frequency(times: np.ndarray, series: np.ndarray) -> tuple[str, np.ndarr
     inside = series[1:] == series[:-1]
     steps = np.diff(times).astype(np.int64)[inside]
     month = times.astype("M8[M]")
-    since = times - month  # the same in every row if a series steps by calendar months
-    same_day = bool((since[1:] == since[:-1])[inside].all())
-    month_ends = bool(_ends_month(times).all()) and len(np.unique(times - times.astype("M8[D]"))) == 1
-    months = bool(np.median(steps) >= 28 * _UNITS["d"]) and (same_day or month_ends)
+    months = bool(np.median(steps) >= 28 * _UNITS["d"]) and _on_one_day(times, series)
     if months:
         steps = np.diff(month).astype(np.int64)[inside]
     lengths, counts = np.unique(steps, return_counts=True)

@@ -417,6 +417,7 @@ def test_months_keep_their_day(first: str, day: int) -> None:
     for cut in range(3, 14):
         one = Series("", times[:cut], np.zeros((cut, 1)), ("a",), "1mo")
         assert regular(one) is one
+        assert find_frequency(one.times, np.zeros(cut))[0] == "1mo"
         assert np.array_equal(future_times(times[:cut], "1mo", 4), times[cut : cut + 4])
 
 
