@@ -313,7 +313,11 @@ def test_a_signal_stops_and_a_resume_goes_on(titans: Any, stopped: list[Any], tm
     titans(*stopped, "--batch-size", 2, "--resume")
     found = (tmp_path / "out.csv").read_bytes()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.csv", "x.fa"]
-    assert "already finished  yes" in titans(*stopped, "--batch-size", 2, "--resume").stdout
+    again = titans(*stopped, "--batch-size", 2, "--resume")
+    assert "already finished  yes" in again.stdout and "--overwrite" not in again.stderr
+    os.utime(tmp_path / "x.fa", (later := time.time() + 60, later))
+    told = titans(*stopped, "--batch-size", 2, "--resume").stderr
+    assert f"was finished before {tmp_path / 'x.fa'} was last written" in " ".join(told.split())
     assert f"{tmp_path / 'out.csv'} exists" in titans(*stopped, "--batch-size", 2, code=2).stderr
     titans(*stopped, "--batch-size", 2, "--overwrite")
     assert (tmp_path / "out.csv").read_bytes() == found

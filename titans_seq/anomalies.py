@@ -70,7 +70,7 @@ def anomalies(
     if not math.isfinite(calibration):
         raise UsageError(f"--calibration {calibration} is no number of rows. Give rows, or below 1 their share.")
     picture = out.with_suffix(".png")
-    if finished(out, job) and picture.is_file():
+    if finished(out, job, source, [path]) and picture.is_file():
         return {"out": str(out), "already_finished": True}
     must_be_new(picture, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")

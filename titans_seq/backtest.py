@@ -96,7 +96,7 @@ def backtest(
     job, reading = Job.among(options)
     metrics = metrics or out.with_suffix(".json")
     must_differ(out, "--metrics", metrics)
-    if finished(out, job) and metrics.is_file():
+    if finished(out, job, source, [path]) and metrics.is_file():
         return {**json.loads(metrics.read_text(encoding="utf-8")), "already_finished": True}
     must_be_new(metrics, overwrite=job.overwrite or job.resume)
     model = job.load(source, "forecast")

@@ -55,7 +55,7 @@ def predict(
     """
     job, reading = SharedJob.among(options)
     must_differ(out, "--state-out", state_out)
-    if finished(out, job):
+    if finished(out, job, source, [path, *([future] if future else [])]):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
         return {"out": str(job.target(out)), "already_finished": True}

@@ -299,7 +299,7 @@ def _read(
     """
     resume, state_out = reading.resume, reading.state_out
     must_differ(out, "--state-out", state_out)
-    if finished(out, reading, kind.suffixes):
+    if finished(out, reading, source, [path], kind.suffixes):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
         return {"out": str(reading.target(out)), "already_finished": True}
@@ -441,7 +441,7 @@ def generate(
         options: of `Job`; the seed is that of what is drawn, and a batch samples written side by side.
     """
     job = Job(**options)
-    if finished(out, job, FastaFile.suffixes):
+    if finished(out, job, source, [], FastaFile.suffixes):
         return {"out": str(out), "already_finished": True}
     check_state_files(state_in, None, False)
     tally = Tally()

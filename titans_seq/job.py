@@ -219,12 +219,23 @@ def keep(
         warn(f"The report of {run} will not have this measurement: {error}")
 
 
-def finished(out: Path, job: Job, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
-    """Check an output before any work is done; True if a resume finds it complete."""
+def finished(out: Path, job: Job, source: str, inputs: list[str], suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    """Check an output before any work is done; True if a resume finds it complete.
+
+    A finished file does not say what made it: where the model or an input is younger than it, that is told.
+    """
     check_suffix(out, suffixes)
     out = job.target(out)
     must_be_new(out, overwrite=job.overwrite, resume=job.resume)
     done = job.resume and out.exists() and not job.overwrite
+    if done:
+        model = (Path(source) / name for name in ("model.safetensors", "model/model.safetensors"))
+        made_of = [path for path in (*model, *map(Path, inputs)) if path.is_file()]
+        if changed := [str(path) for path in made_of if path.stat().st_mtime > out.stat().st_mtime]:
+            warn(
+                f"{out} was finished before {' and '.join(changed)} was last written, and stays as it is. "
+                "To make it again add --overwrite."
+            )
     if done and left_beside(out):
         with held(out):
             for file in left_beside(out):

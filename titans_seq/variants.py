@@ -94,7 +94,7 @@ def variants(
         options: of `Scoring`.
     """
     scoring = Scoring(**options)
-    if finished(out, scoring, (*VcfFile.suffixes, *SUFFIXES)):
+    if finished(out, scoring, source, [path, reference], (*VcfFile.suffixes, *SUFFIXES)):
         return {"out": str(scoring.target(out)), "already_finished": True}
     file = data_file(path)
     if not file.is_file():
@@ -192,7 +192,7 @@ def mutate(source: str, fasta: str, out: Path, *, region: str, **options: Any) -
         options: of `Scoring`.
     """
     scoring = Scoring(**options)
-    if finished(out, scoring):
+    if finished(out, scoring, source, [fasta]):
         return {"out": str(scoring.target(out)), "already_finished": True}
     if not scoring.part:
         must_be_new(picture_of(out), overwrite=scoring.overwrite, resume=scoring.resume)
