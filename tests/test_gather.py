@@ -82,6 +82,7 @@ def test_gathered_shards_are_what_one_job_writes(
     for number in range(1, parts + 1):
         told = titans(*job(name), "--out", out, "--shard", f"{number}/{parts}").stdout
         assert f"{out}.{number}-of-{parts}" in told and not out.exists()
+        assert ("variants of this shard" in told) is (name == "variants")
     shards = [f"{out}.{number}-of-{parts}" for number in range(parts, 0, -1)]
     titans("gather", out, *shards)
     if suffix == ".npz":  # each entry holds the minute in which it was written
@@ -130,6 +131,13 @@ def test_parts_have_about_as_much_work(records: Path) -> None:
 def test_what_is_no_shard(text: str) -> None:
     with pytest.raises(UsageError, match="give i/n"):
         Shard.parse(text)
+
+
+def test_a_shard_with_nothing_to_do_says_so(titans: Any, models: Any, tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "x.fa", [40, 40, 40, 40])
+    given = ["genomics", "score", models.language, fasta, "--out", tmp_path / "out.bedgraph", "--shard", "1/2"]
+    assert "--batch-size than 64" in titans(*given).stderr
+    assert "--batch-size" not in titans(*given, "--overwrite", "--batch-size", 1).stderr
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The verb evaluate of sequences: a model beside its baselines, with intervals, on all of a test set and on parts."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from types import MappingProxyType
@@ -22,7 +24,7 @@ from titans_seq.errors import InputError, TitansError, UsageError, warn
 from titans_seq.genomics import blocks_of, regions_for, tracks_of
 from titans_seq.job import data_of, dry, keep, load, reading_of
 from titans_seq.progress import Progress
-from titans_seq.resources import data_file
+from titans_seq.resources import data_file, located, whole_paths
 from titans_seq.stream import Point, prefetch
 from titans_seq.stream.tracks import track_steps
 from titans_seq.stream.walk import Course, block_size, learned_start
@@ -74,6 +76,17 @@ def evaluate(
     """
     model = load(source, "genomics", device, threads, seed)
     kind, cut = SOURCES[model.task.data], regions_for(source, data_file(path), regions)
+    how: dict[str, Any] = {
+        "both_strands": both_strands,
+        "regions": whole_paths(cut).model_dump_json(exclude_defaults=True),
+        "labels": located(labels) if labels else None,
+        "label_columns": json.dumps([label] if isinstance(label, str) else label) if label else None,
+        "leak_free": located(leak_free) if leak_free else None,
+        "resamples": None if resamples == RESAMPLES else resamples,
+        "seed": seed or None,
+        "baseline": baseline,
+    }
+    how = {name: value for name, value in how.items() if value is not None}
     if kind.streamed and leak_free:
         raise UsageError(f"--leak-free is for labelled rows; {source} is a model of task {model.task.kind}.")
     if kind.streamed and model.task.causal:
@@ -82,9 +95,10 @@ def evaluate(
         compared, blocks = _stream(model, source, path, cut, batch_size, baseline, both_strands)
         records = {block.record for block in blocks}
         found = {**compare(compared, seed=seed, resamples=resamples), "items": len(records)}
-        found |= _by_chromosome(compared, np.array([block.chrom or block.id for block in blocks]))
-        options = {"both_strands": both_strands, "regions": cut.model_dump_json(exclude_defaults=True)}
-        keep(source, "evaluate", path, found, lambda: _region_of_genome(model, blocks, both_strands), **options)
+        found |= _by_chromosome(
+            compared, [block.chrom or block.id for block in blocks], [block.record for block in blocks]
+        )
+        keep(source, "evaluate", path, found, lambda: _region_of_genome(model, blocks, both_strands), **how)
         return found
     beside = {name: value for name, value in (("labels", labels), ("label", label)) if value}
     more = {} if kind.streamed else beside | {"regions": cut}
@@ -96,7 +110,7 @@ def evaluate(
     measured = answers(model, items, batch_size, "evaluating", both_strands)
     if not isinstance(items, LabelledSequences):  # windows of a genome, with masks
         found = compare(Compared({MODEL: measured}, model.task.metrics, len(items)), seed=seed, resamples=resamples)
-        keep(source, "evaluate", path, found, both_strands=both_strands)
+        keep(source, "evaluate", path, found, **how)
         return found
     rows = {MODEL: measured, **(_baselines(model.task, source, items) if baseline else {})}
     rows = {name: model.task.prepared(own) for name, own in rows.items()}
@@ -107,22 +121,24 @@ def evaluate(
         if not clean.any():
             raise InputError(f"{leak_free} names no row, so there is nothing to measure without leaks.")
         found["leak_free"] = compare(compared.part(clean), seed=seed, resamples=resamples)
-    found |= _by_chromosome(compared, np.array([record.chrom or "" for record in items.records]))
+    found |= _by_chromosome(compared, [record.chrom or "" for record in items.records], range(len(items)))
 
     def drawn() -> dict[str, Any]:
         return _region_of_record(model, items, both_strands) if model.task.along else {}
 
-    options = {"both_strands": both_strands, "regions": cut.model_dump_json(exclude_defaults=True)}
-    keep(source, "evaluate", path, found, drawn, **options, **beside, **({"leak_free": leak_free} if leak_free else {}))
+    keep(source, "evaluate", path, found, drawn, **how)
     return found
 
 
-def _by_chromosome(compared: Compared, groups: np.ndarray) -> dict[str, Any]:
-    """Scores of each chromosome, where there are several."""
-    names = list(dict.fromkeys(groups.tolist()))
+def _by_chromosome(compared: Compared, chromosomes: list[str], records: Sequence[int]) -> dict[str, Any]:
+    """Scores of each chromosome, where there are several; of each unit its chromosome and its record."""
+    names = list(dict.fromkeys(chromosomes))
     if not 1 < len(names) <= CHROMOSOMES or "" in names:
         return {}
-    return {"chromosomes": compare_parts(compared, {name: groups == name for name in names})}
+    groups = np.array(chromosomes)
+    parts = compare_parts(compared, {name: groups == name for name in names})
+    counts = Counter(name for name, _ in dict.fromkeys(zip(chromosomes, records, strict=True)))
+    return {"chromosomes": {name: {**part, "items": counts[name]} for name, part in parts.items()}}
 
 
 # --- labelled sequences

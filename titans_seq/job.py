@@ -23,7 +23,7 @@ from titans_seq.files import held, must_be_new, read_json, sha256
 from titans_seq.measured import Measured, keep_measured
 from titans_seq.ops.arithmetic import use_fastest_exact_arithmetic
 from titans_seq.recipe import load_recipe
-from titans_seq.resources import data_file
+from titans_seq.resources import data_file, located
 from titans_seq.stream import Point, Steps, left_beside, run_stream
 
 NARROW = 256  # width up to which two threads gain nothing on one: benchmarks/results/threads.md
@@ -203,7 +203,7 @@ def keep(
         return
     one = Measured(
         verb=verb,
-        path=printable(path),
+        path=printable(located(path)),
         identity={printable(k): printable(v) for k, v in identity(source, [data_file(path)], **options).items()},
         when=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         titans_seq=__version__,
@@ -289,6 +289,11 @@ def write(
     shard, target = None, job.target(out)
     if isinstance(job, SharedJob) and job.part:
         span = job.part.span(units())
+        if not span:
+            warn(
+                f"--shard {job.part} has nothing to do: what is read side by side stays together. A smaller "
+                f"--batch-size than {job.batch_size}, the same in all shards, makes more to share out."
+            )
         shard = span, shard_facts(out, job.part, span, kind, identity)
         identity = identity | {"shard": str(job.part)}
     with held(target):

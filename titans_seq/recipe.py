@@ -15,7 +15,7 @@ from titans_seq.embedding import Kmers, Nucleotides, Patches
 from titans_seq.errors import ConfigError
 from titans_seq.miras.choice import Choice
 from titans_seq.miras.presets import PRESETS, Preset
-from titans_seq.resources import Kind, data_file, find, located
+from titans_seq.resources import Kind, data_file, find, located, whole_paths
 from titans_seq.tasks import Task
 from titans_seq.training.config import Training
 
@@ -254,19 +254,7 @@ def build(content: dict[str, Any], settings: tuple[str, ...] | list[str] = (), n
     begin = recipe.start_from
     if begin is not None and Path(begin).is_dir():
         begin = located(begin)
-    return recipe.model_copy(update={"data": _located(recipe.data), "start_from": begin})
-
-
-def _located(part: Any) -> Any:
-    """The same with paths from the root on, so that a recipe can be repeated from anywhere."""
-
-    def whole(path: Any) -> Any:
-        if isinstance(path, tuple):
-            return tuple(map(whole, path))
-        return None if path is None else located(path)
-
-    found = {name: whole(getattr(part, name)) for name in part.places}
-    return part.model_copy(update=found | ({"regions": _located(part.regions)} if hasattr(part, "regions") else {}))
+    return recipe.model_copy(update={"data": whole_paths(recipe.data), "start_from": begin})
 
 
 def load_recipe(path: Path, settings: tuple[str, ...] | list[str] = ()) -> Recipe:

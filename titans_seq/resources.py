@@ -66,6 +66,18 @@ def located(path: str) -> str:
     return path if path == "-" or path.startswith(PREFIXES) else str(Path(path).resolve())
 
 
+def whole_paths(part: Any) -> Any:
+    """The same with paths from the root on, so that a recipe can be repeated from anywhere."""
+
+    def whole(path: Any) -> Any:
+        if isinstance(path, tuple):
+            return tuple(map(whole, path))
+        return None if path is None else located(path)
+
+    found = {name: whole(getattr(part, name)) for name in part.places}
+    return part.model_copy(update=found | ({"regions": whole_paths(part.regions)} if hasattr(part, "regions") else {}))
+
+
 def is_there(path: str) -> bool:
     """Whether `data_file` finds a file."""
     try:

@@ -115,7 +115,7 @@ def variants(
         origin = f"titans_seq={__version__} model_sha256={ready.identity['model']} {told}"
         kind = functools.partial(VcfFile, header=described(found.header, about, origin))
         rows = functools.partial(_vcf_rows, list(ids.values()))
-    write(
+    done = write(
         out,
         lambda point: scorer.steps(prefetch(found.sites()), point, rows),
         ready.identity,
@@ -124,7 +124,7 @@ def variants(
         kind=kind,
         total=work,
     )
-    return {"out": str(scoring.target(out)), **facts}
+    return {"out": str(scoring.target(out)), **({"variants_of_this_shard": done} if scoring.part else {}), **facts}
 
 
 def _allele_rows(names: list[str], site: Site, scores: np.ndarray) -> list[Row]:

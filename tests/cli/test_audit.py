@@ -112,7 +112,7 @@ def test_the_leak_free_list_is_what_evaluate_reads(titans: Any, models: Any, tmp
 
 @pytest.mark.parametrize("suffix", [".tsv", ".parquet", ".jsonl"])
 def test_the_leak_free_list_by_suffix(titans: Any, tmp_path: Path, suffix: str) -> None:
-    free = tmp_path / f"free{suffix}"
+    free = tmp_path / "a new folder" / f"free{suffix}"
     titans("genomics", "audit", *as_tables(tmp_path), "--leak-free", free)
     readers = {".tsv": lambda f: pl.read_csv(f, separator="\t"), ".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson}
     assert len(readers[suffix](free)) == 12

@@ -404,6 +404,18 @@ def test_intervals_are_measured_by_their_chromosome(titans: Any, models: Any, ti
     found = json.loads(titans(*given).stdout)
     assert found["items"] == 3
     assert {name: part["model"]["scored_bases"] for name, part in found["chromosomes"].items()} == {"r0": 160, "r1": 85}
+    assert {name: part["items"] for name, part in found["chromosomes"].items()} == {"r0": 2, "r1": 1}
+
+
+def test_a_record_without_a_base_says_nothing_of_a_language_model(titans: Any, models: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.fa").write_text(">gap\nNNNNNNNN\n>a\n" + 30 * "acgtta" + "\n")
+    given = ["genomics", "evaluate", models.language, tmp_path / "x.fa", "--no-baseline", *FEW]
+    found = json.loads(titans(*given, "--json").stdout)
+    scores = found["chromosomes"]["gap"]["model"]
+    assert (scores["bits_per_nt"], scores["perplexity"], scores["scored_bases"]) == (None, None, 0)
+    assert found["model"]["bits_per_nt_other"] is None  # all bases are in lower case
+    (row,) = (line.split() for line in titans(*given).stdout.splitlines() if line.startswith("gap"))
+    assert row[:4] == ["gap", "1", "-", "-"]
 
 
 def test_rows_that_a_run_was_trained_on_are_told(titans: Any, models: Any, tiny: Any, tmp_path: Path) -> None:

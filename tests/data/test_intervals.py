@@ -183,6 +183,9 @@ def test_features_of_gff(file: File, genome: Path) -> None:
     for column, labels in (("biotype", ["coding", "coding", "rna"]), ("feature", ["gene", "CDS", "gene"])):
         found = read_sequences(path, label=column, regions=Regions(reference=str(genome), feature=("CDS", "gene")))
         assert [record.label for record in found] == labels
+    escaped = file(GFF.replace("g1", "g%3B1").replace("coding", "co%2Cding"), "y.gff")
+    found = read_sequences(escaped, label="biotype", regions=Regions(reference=str(genome), feature=("gene",)))
+    assert (found[0].id, found[0].label) == ("g;1", "co,ding")
     with pytest.raises(InputError, match=r"x.gff has no column 'colour' \(label\)"):
         read_sequences(path, label="colour", regions=Regions(reference=str(genome), feature=("gene",)))
 

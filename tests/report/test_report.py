@@ -112,9 +112,17 @@ def test_a_measurement_is_repeated_by_its_command() -> None:
     assert command("backtest", "forecast", **said) == (
         "titans-seq forecast backtest run 'x y' --windows 4 --step 2 --horizon 3 --on-gap ffill --out backtest.csv"
     )
-    said = {"label": "['a', 'b']", "regions": '{"reference": "g.fa", "feature": ["CDS", "gene"]}', "model": "0"}
+    said = {
+        "label_columns": '["a", "(b) 1"]',
+        "resamples": "20",
+        "seed": "7",
+        "baseline": "False",
+        "regions": '{"reference": "g.fa", "feature": ["CDS", "gene"]}',
+        "model": "0",
+    }
     assert command("evaluate", "genomics", **said) == (
-        "titans-seq genomics evaluate run 'x y' --reference g.fa --feature CDS,gene --label-column a --label-column b"
+        "titans-seq genomics evaluate run 'x y' --no-baseline --resamples 20 --seed 7 --reference g.fa "
+        "--feature CDS,gene --label-column a --label-column '(b) 1'"
     )
 
 

@@ -293,6 +293,7 @@ def test_bins_are_the_mean_of_their_rows() -> None:
         (MultiLabel(), ["a;b", "b;a", "a;b"], "all rows have the same labels, a, b"),
         (MultiLabel(), [";", ";", ";"], "all rows have the same labels, none"),
         (Regression(), ["1", "two", "3"], "row '1' has the label 'two', which is no number.*--task classification"),
+        (Regression(), ["1;2", "1;", "3;4"], "row '1' lacks a number in one of its columns or lists"),
         (Regression(), ["1", "inf", "3"], "row '1' has an infinite label"),
         (Regression(), ["1", "nan", "3"], "row '1' has no label"),
         (Regression(), ["1", "1;2", "3"], "row '1' has 2 numbers as its label, where 1 should be"),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -106,13 +107,21 @@ def _has_thick_parts(lines: pl.Series) -> bool:
 
 
 def _attribute(name: str) -> pl.Expr:
-    """The value of an attribute of GFF3 (``name=value;``) or GTF (``name "value";``); null where there is none."""
+    """The value of an attribute of GFF3 (``name=value;``) or GTF (``name "value";``); null where there is none.
+
+    As it is written: GFF3 has %3B for a ; inside a value, see `_decoded`.
+    """
     key = re.escape(name)
     text = pl.col("attributes")
     gff3 = text.str.extract(rf"(?:^|;)\s*{key}=([^;]*)", 1)
     gtf = text.str.extract(rf'(?:^|;)\s*{key} "([^"]*)"', 1)
     value = pl.coalesce(gff3, gtf)
     return pl.when(value != "").then(value)
+
+
+def _decoded(values: pl.Series) -> pl.Series:
+    """Values of attributes without the URL escapes of GFF3."""
+    return values.map_elements(unquote, pl.String) if values.str.contains("%", literal=True).any() else values
 
 
 def _of_each_parent(frame: pl.DataFrame) -> pl.DataFrame:
@@ -180,11 +189,11 @@ def read_gff(
     shared = frame.filter(pl.col(LINE).is_duplicated())[PART].unique().to_list()
     transcript = pl.when(pl.col(PART).is_in(shared)).then(PART)  # the gene's name would be that of several
     own, of_gene = (_attribute("ID"), _attribute("transcript_id")), (_attribute("gene_id"), _attribute("Name"))
-    ids = frame.select(pl.coalesce(*own, transcript, *of_gene, PART).alias("id"))["id"]
+    ids = _decoded(frame.select(pl.coalesce(*own, transcript, *of_gene, PART).alias("id"))["id"])
     frame = _numbered(frame.drop("parent"), "feature", PART)
     if attribute is not None and attribute not in frame.columns:
-        values = frame.select(_attribute(attribute).alias(attribute))
-        frame = frame.hstack(values) if values[attribute].null_count() < len(values) else frame
+        values = _decoded(frame.select(_attribute(attribute).alias(attribute))[attribute])
+        frame = frame.with_columns(values) if values.null_count() < len(values) else frame
     return frame, ids
 
 

@@ -3,8 +3,8 @@
 import json
 import math
 import shlex
-from ast import literal_eval
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ def measurement(one: Measured, run: str, field: str, trained: Mapping[str, str],
     return f"<article>\n{body}\n{folded('How it was measured', how)}\n</article>"
 
 
-_OPTIONS = ("leak_free", "labels", "label", "windows", "step", "horizon", "refit")
+_OPTIONS = ("leak_free", "labels", "label_columns", "resamples", "seed", "windows", "step", "horizon", "refit")
 
 
 def _command(one: Measured, run: str, field: str) -> str:
@@ -93,8 +93,8 @@ def _command(one: Measured, run: str, field: str) -> str:
     said = {key: value for key, value in said.items() if value not in (None, "", "None")}
     for group in ("reading", "regions"):
         said |= json.loads(one.identity.get(group) or "{}")
-    if "label" in said:  # one column, or several as a list
-        said["label-column"] = literal_eval(label) if (label := said.pop("label")).startswith(("[", "(")) else label
+    if "label_columns" in said:
+        said["label_column"] = json.loads(said.pop("label_columns"))
     if "feature" in said:
         said["feature"] = ",".join(said["feature"])
     given = [
@@ -103,9 +103,15 @@ def _command(one: Measured, run: str, field: str) -> str:
         for one_of in (value if isinstance(value, list | tuple) else [value])
         for word in (f"--{key.replace('_', '-')}", str(one_of))
     ]
-    strands = ["--both-strands"] if one.identity.get("both_strands") == "True" else []
+    flags = ["--both-strands"] if one.identity.get("both_strands") == "True" else []
+    flags += ["--no-baseline"] if one.identity.get("baseline") == "False" else []
     out = ["--out", "backtest.csv"] if one.verb == "backtest" else []
-    return shlex.join(["titans-seq", field, one.verb, run, one.path, *strands, *given, *out])
+    return shlex.join(["titans-seq", field, one.verb, run, one.path, *flags, *given, *out])
+
+
+def _called(path: str) -> str:
+    """What a file is called in a heading: its name; its whole path stands in the command."""
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 # --- sequences
@@ -115,7 +121,7 @@ def _evaluation(one: Measured, trained: Mapping[str, str]) -> list[str]:
     found, details = one.found, one.found.get("details", {})
     warning = "The run was trained on this file, or on a part of it: these scores say little about new data."
     parts = [
-        f"<h3>On {name(one.path)}</h3>",
+        f"<h3>On {name(_called(one.path))}</h3>",
         paragraph(warning, "warning") if one.seen(trained) else "",
         _scores(found, counted(found["items"], "item")),
     ]
@@ -303,7 +309,7 @@ def _backtest(one: Measured, held_out: bool) -> list[str]:
     ]
     examples = [_forecast(example) for example in drawn.get("examples", [])]
     return [
-        f"<h3>Forecasts of {name(one.path)}</h3>",
+        f"<h3>Forecasts of {name(_called(one.path))}</h3>",
         paragraph(warning, "warning") if warning else "",
         paragraph(protocol),
         table(["", *(beside.get(model, model) for model in models)], rows),

@@ -140,6 +140,10 @@ def _numbers(text: str, where: str) -> np.ndarray:
         return np.array(parts, np.float64)
     except ValueError:
         wrong = next(part for part in parts if not _is_number(part))
+        if not wrong:
+            raise InputError(
+                f"{where} lacks a number in one of its columns or lists. Fill in or remove the row."
+            ) from None
         raise InputError(
             f"{where} has the label {wrong[:40]!r}, which is no number. For classes give --task classification."
         ) from None

@@ -118,8 +118,8 @@ class LanguageHead(nn.Module):
 
 
 def bits_of(nats: float, bases: float) -> float:
-    """Bits a base of a log-likelihood in nats."""
-    return -float(nats / max(bases, 1)) / math.log(2)
+    """Bits a base of a log-likelihood in nats; NaN of no base."""
+    return -float(nats / bases) / math.log(2) if bases else math.nan
 
 
 Word = Annotated[int, Field(ge=1, le=8, description="Nucleotides predicted at once; follows from the embedding.")]
@@ -172,7 +172,7 @@ class LanguageModel(Choice):
         sums = {name: (values if weight is None else weight * values).sum() for name, values in rows.items()}
         nats, scored = sums["log_likelihood"], sums["scored_bases"]
         bits = bits_of(nats, scored)
-        perplexity = 2**bits if bits < 1000 else math.inf
+        perplexity = math.inf if bits >= 1000 else 2**bits
         found = {"bits_per_nt": bits, "perplexity": perplexity, "scored_bases": float(scored)}
         if (repeats := sums.get("repeat_bases", 0)) > 0:
             within = sums["repeat_log_likelihood"]

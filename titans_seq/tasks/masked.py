@@ -104,7 +104,7 @@ class MaskedLanguageModel(Choice):
         weight = np.ones(len(rows["masked_bases"])) if weight is None else weight
         masked = weight @ rows["masked_bases"]
         bits = bits_of(weight @ rows["log_likelihood"], masked)
-        perplexity = 2**bits if bits < 1000 else math.inf
+        perplexity = math.inf if bits >= 1000 else 2**bits
         return {
             "bits_per_masked_nt": bits,
             "perplexity": perplexity,

@@ -208,6 +208,7 @@ def _freed(pairs: list[_Pair], out: Path | None, findings: Findings) -> dict[str
             )
     if out is None:
         return {"leak_free_test_rows": rows}
+    out.parent.mkdir(parents=True, exist_ok=True)
     file = RowFile(out)
     file.write(test.take(np.flatnonzero(left)).as_table())
     return {"leak_free_test_rows": rows, "leak_free_list": {"file": str(out), "rows": file.finish()}}
