@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.conftest import thinned
 from titans_seq.anomalies import TAIL, tail_threshold
 from titans_seq.stream import Steps
 from titans_seq.stream import anomalies as walks
-from titans_seq.stream.anomalies import step_of
+from titans_seq.stream.anomalies import Walk, step_of
 from titans_seq.tasks.forecasting import Forecasting
 
 
@@ -161,6 +162,29 @@ def test_a_model_without_a_memory_that_learns_has_no_surprise(
     )
     _, rows = scored(titans, tmp_path / "run", table, tmp_path / "flags.csv")
     assert rows.columns == ["unique_id", "ds", "y", "mean", "residual", "residual_threshold", "flag"]
+
+
+def test_series_are_scored_each_in_its_own_units(titans: Any, tmp_path: Path) -> None:
+    """By a model for any table the same spike is one in a series of tens beside others of hundreds of thousands."""
+    draw, t = np.random.default_rng(6), np.arange(180)
+    lines = ["unique_id,ds,y"]
+    for name, size in ((letter, 10.0 if letter > "f" else 1e5) for letter in "abcdefghijkl"):
+        y = size * (1 + 0.3 * np.sin(t * 2 * np.pi / 7) + 0.05 * draw.standard_normal(180) + 3 * (t == 150))
+        lines += [f"{name},{day},{value}" for day, value in zip(np.datetime64("2024-01-01") + t, y, strict=True)]
+    (tmp_path / "x.csv").write_text("\n".join([*lines, ""]))
+    given = ["series_small", tmp_path / "x.csv", "--out", tmp_path / "y.csv", "--calibration", 120, "--rate", 0.01]
+    titans("forecast", "anomalies", *given)
+    rows = pl.read_csv(tmp_path / "y.csv").filter(pl.col("ds").str.starts_with("2024-05-30"))
+    assert len(rows) == 12 and rows["flag"].all() and (rows["residual"] > 10).all()
+
+
+def test_the_band_of_residuals_is_that_of_the_quantiles() -> None:
+    """Conformal margins below 0 may leave next to nothing of an interval, which residuals would be measured in."""
+    forecast = {name: np.full((2, 1), value) for value, name in enumerate(("lo-80", "hi-80", "q0.1", "q0.9", "mean"))}
+    for names, ends in ((list(forecast), (2, 3)), (["mean", "lo-80", "hi-80"], (0, 1)), (["mean"], (-1, 9))):
+        walk: Any = SimpleNamespace(model=SimpleNamespace(task=SimpleNamespace(names=names)), scales=[np.array([5.0])])
+        low, high = Walk._interval(walk, 0, forecast)
+        assert (low[0, 0], high[0, 0]) == ends
 
 
 def test_too_few_calibration_rows_are_told(titans: Any, table: Path, runs: dict[str, Path], tmp_path: Path) -> None:

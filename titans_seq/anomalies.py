@@ -9,6 +9,7 @@ import torch
 
 from titans_seq.checkpoint import SequenceModel
 from titans_seq.data.record import Series
+from titans_seq.data.sources import own_moments
 from titans_seq.data.windows import SeriesWindows
 from titans_seq.data.write import Row
 from titans_seq.errors import InputError, UsageError
@@ -84,7 +85,9 @@ def anomalies(
     task = model.task
     if job.dry_run:
         return dry(model, series=len(series), rows=sum(len(s) for s in series), calibration_rows=sum(heads))
-    thresholds = _Thresholds(path, heads, _calibrated(model, series, heads, job.batch_size), rate)
+    thresholds = _Thresholds(
+        path, heads, _calibrated(model, series, heads, job.batch_size), rate, max(map(len, series))
+    )
     counts = torch.zeros(len(series), len(task.channels), 2, dtype=torch.int64)  # flags: calibration rows, and behind
 
     def emit(part: Scored) -> list[Row]:
@@ -112,7 +115,7 @@ def anomalies(
             for c in range(len(s.columns))
         ]
 
-    walk, streams = _walk(model, series, [len(s) for s in series], emit), begun(model, series, heads)
+    walk, streams = _walk(model, series, heads, [len(s) for s in series], emit), begun(model, series, heads)
 
     def steps(point: Point) -> Any:
         if point.carried is not None:
@@ -155,13 +158,15 @@ def anomalies(
     }
 
 
-def _walk(model: SequenceModel, series: list[Series], ends: list[int], emit: Any) -> Walk:
-    """A walk over the first rows of each series, up to ``ends``."""
+def _walk(model: SequenceModel, series: list[Series], heads: list[int], ends: list[int], emit: Any) -> Walk:
+    """A walk over the first rows of each series, up to ``ends``; under a model for any table in its heads' units."""
     task, step = model.task, step_of(model.task)
     longer = [with_time(extended(s, task), task) for s in series]
     before = task.before if task.reads == "window" else task.patch
     spans = [(before, end + task.horizon) for end in ends]
-    return Walk(model, SeriesWindows(longer, spans, task.before, task.horizon, step), ends, emit)
+    own = (own_moments(s, head)[1] if task.zero_shot else task.scale for s, head in zip(series, heads, strict=True))
+    windows = SeriesWindows(longer, spans, task.before, task.horizon, step)
+    return Walk(model, windows, ends, list(map(np.array, own)), emit)
 
 
 def _calibrated(
@@ -175,7 +180,7 @@ def _calibrated(
         parts[part.series]["surprise"].append(part.surprise[:1])
         return []
 
-    walk = _walk(model, series, heads, emit)
+    walk = _walk(model, series, heads, heads, emit)
     with Progress("calibrating", "windows", len(walk.windows)) as progress:
         done = 0
         for _, point in walk.steps(begun(model, series, heads), batch_size, Point()):
@@ -188,7 +193,7 @@ def _calibrated(
 class _Thresholds:
     """Limits of each score: of a series' own calibration rows, or of those of all series where these are few."""
 
-    def __init__(self, path: str, heads: list[int], found: list[dict[str, np.ndarray]], rate: float):
+    def __init__(self, path: str, heads: list[int], found: list[dict[str, np.ndarray]], rate: float, longest: int):
         known = {name: [part[name] for part in found] for name in SCORES}
         surprised = any(np.isfinite(part).any() for part in known["surprise"])
         self.scores = SCORES if surprised else SCORES[:1]
@@ -198,9 +203,14 @@ class _Thresholds:
         fewest = min(together, key=lambda name: len(together[name]))
         if (count := len(together[fewest])) < LEAST:
             enough = math.ceil(max(heads) * LEAST / max(1, count))  # more than enough: the first rows have no score
+            remedy = (
+                f"Give --calibration {enough} (rows a series), or more rows."
+                if enough <= longest
+                else f"So many are of some {enough:,} rows a series, and the longest has {longest:,}: give more rows."
+            )
             raise InputError(
                 f"{path}: the {max(heads):,} calibration rows have {count:,} scores of {fewest}, and thresholds need "
-                f"{LEAST:,}. Give --calibration {enough} (rows a series), or more rows."
+                f"{LEAST:,}. {remedy}"
             )
         for name in self.scores:
             pooled = tail_threshold(together[name], rate / len(self.scores))

@@ -14,7 +14,7 @@ from titans_seq.memory import recorded_surprise
 from titans_seq.stream import Point, Steps
 from titans_seq.stream.series import Streams, series_steps, window_steps
 
-LEAST_WIDTH = 0.01  # of an interval, in training standard deviations: who is surer is sure of rounding
+LEAST_WIDTH = 0.01  # of an interval, in standard deviations: who is surer is sure of rounding
 
 
 def step_of(task: Any) -> int:
@@ -83,15 +83,20 @@ class Walk:
         model: of a forecasting task.
         windows: at origins `step_of` rows apart.
         ends: rows of each series that are to be scored.
+        scales: (C,) of each series, a standard deviation.
         emit: makes the rows of a file of scores.
     """
 
     def __init__(
-        self, model: SequenceModel, windows: SeriesWindows, ends: list[int], emit: Callable[[Scored], list[Row]]
+        self,
+        model: SequenceModel,
+        windows: SeriesWindows,
+        ends: list[int],
+        scales: list[np.ndarray],
+        emit: Callable[[Scored], list[Row]],
     ):
-        self.model, self.windows, self.ends, self.emit = model, windows, ends, emit
+        self.model, self.windows, self.ends, self.scales, self.emit = model, windows, ends, scales, emit
         self.step, self.channels = step_of(model.task), len(model.task.channels)
-        self.scale = np.array(model.task.scale)
         self.band = torch.zeros(4, self.step, self.channels, dtype=torch.float64)  # of the last origin
 
     def steps(self, streams: Streams | None, batch_size: int, point: Point) -> Steps:
@@ -128,7 +133,7 @@ class Walk:
             self.band.fill_(np.nan)
         start = max(0, origin - self.step)
         yield self._part(which, start, origin, np.broadcast_to(surprise, (origin - start, self.channels)))
-        columns = (forecast["mean"], forecast[self.model.task.median], *self._interval(forecast))
+        columns = (forecast["mean"], forecast[self.model.task.median], *self._interval(which, forecast))
         self.band.copy_(torch.from_numpy(np.stack([c[: self.step] for c in columns])))
         if origin == origins[-1] and origin < end:
             yield self._part(which, origin, end, np.full((end - origin, self.channels), np.nan))
@@ -137,15 +142,19 @@ class Walk:
         band = _Band(*self.band[:, : end - start].numpy().copy())
         s = self.windows.series[which]
         y = np.where(s.observed[start:end], s.target[start:end], np.nan)
-        return Scored(which, start, band.mean, residual(y, band, self.scale), surprise)
+        return Scored(which, start, band.mean, residual(y, band, self.scales[which]), surprise)
 
-    def _interval(self, forecast: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The widest interval that the model tells; one training standard deviation, where it tells none."""
+    def _interval(self, which: int, forecast: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The widest interval that the model tells; one standard deviation to each side, where it tells none.
+
+        That of its quantiles where it has them: conformal margins may be below 0, and leave of some of a model's
+        intervals next to nothing, which the threshold on residuals would then be made of.
+        """
         names = self.model.task.names
         calibrated = [name[3:] for name in names if name.startswith("lo-")]
         quantiles = [name for name in names if name.startswith("q")]
-        if calibrated:
-            return forecast[f"lo-{calibrated[-1]}"], forecast[f"hi-{calibrated[-1]}"]
         if quantiles:
             return forecast[quantiles[0]], forecast[quantiles[-1]]
-        return forecast["mean"] - self.scale, forecast["mean"] + self.scale
+        if calibrated:
+            return forecast[f"lo-{calibrated[-1]}"], forecast[f"hi-{calibrated[-1]}"]
+        return forecast["mean"] - self.scales[which], forecast["mean"] + self.scales[which]

@@ -182,7 +182,7 @@ def _number_column(
     if unread.any():
         row = first_of(unread)
         remedy = (
-            "Mend it, or name the columns to read with --target."
+            "Mend it, say what stands for a missing value with --missing, or name the columns to read with --target."
             if numbers.count()
             else "If it is the series' id, say so with --id; in training a category is read with --past-only, "
             "--known-future or --static; or name the columns to forecast with --target."
@@ -378,7 +378,8 @@ def _check_once(name: str, columns: list[str]) -> None:
 
 def _ids(table: pl.DataFrame, id_at: str | None, name: str, judge: Judge) -> pl.Series:
     ids = pl.repeat("", len(table), eager=True) if id_at is None else table[id_at].cast(pl.String).fill_null("")
-    nameless = ids.str.strip_chars() == ""
+    ids = ids.str.strip_chars()
+    nameless = ids == ""
     if id_at is not None and nameless.any():
         judge.refuse(
             f"{name}: row {first_of(nameless) + 1} has an empty id in column {id_at!r} "
