@@ -57,6 +57,11 @@ def calibrate(model: SequenceModel, items: Items, batch_size: int) -> None:
     task = model.task
     if not getattr(task, "conformal", ()):
         return
+    if task.reads == "stream":
+        warn(
+            f"Conformal margins are of validation windows of {task.before:,} rows, each read anew. This model is used "
+            "on whole histories, of which its intervals may hold less: `titans-seq forecast backtest` says how much."
+        )
     model.eval()
     device = next(model.parameters()).device
     numbers = np.unique(np.linspace(0, len(items) - 1, min(len(items), WINDOWS)).astype(int))
