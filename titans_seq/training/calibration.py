@@ -59,7 +59,7 @@ def calibrate(model: SequenceModel, items: Items, batch_size: int) -> None:
         return
     if task.reads == "stream":
         warn(
-            f"Conformal margins are of validation windows of {task.before:,} rows, each read anew. This model is used "
+            f"Conformal margins are of validation windows of {task.window:,} rows, each read anew. This model is used "
             "on whole histories, of which its intervals may hold less: `titans-seq forecast backtest` says how much."
         )
     model.eval()
