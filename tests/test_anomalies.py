@@ -193,4 +193,9 @@ def test_too_few_calibration_rows_are_told(titans: Any, table: Path, runs: dict[
     assert "and thresholds need 30" in told
     (enough,) = re.findall(r"Give --calibration (\d+) \(rows a series\), or more rows", told)
     assert not (tmp_path / "a.csv").exists()
-    titans(*given, "--calibration", enough)
+    for rows, code in ((int(enough) - 8, 3), (enough, 0)):  # to a token's rows
+        titans(*given, "--calibration", rows, code=code)
+    short = tmp_path / "short.csv"
+    short.write_text("".join(table.read_text().splitlines(keepends=True)[:80]))
+    given = ["forecast", "anomalies", runs["stream"], short, "--out", tmp_path / "b.csv"]
+    assert "The whole table has too few: give more rows" in titans(*given, code=3).stderr

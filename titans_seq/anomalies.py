@@ -1,6 +1,9 @@
 """Rows of a series that are unlike what came before: by their forecast, and by the surprise of the memory."""
 
+import bisect
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +88,8 @@ def anomalies(
     task = model.task
     if job.dry_run:
         return dry(model, series=len(series), rows=sum(len(s) for s in series), calibration_rows=sum(heads))
-    thresholds = _Thresholds(
-        path, heads, _calibrated(model, series, heads, job.batch_size), rate, max(map(len, series))
-    )
+    enough = functools.partial(_enough, heads, [len(s) for s in series], step_of(task), len(task.channels))
+    thresholds = _Thresholds(path, heads, _calibrated(model, series, heads, job.batch_size), rate, enough)
     counts = torch.zeros(len(series), len(task.channels), 2, dtype=torch.int64)  # flags: calibration rows, and behind
 
     def emit(part: Scored) -> list[Row]:
@@ -190,10 +192,33 @@ def _calibrated(
     return [{name: np.concatenate([nothing, *found]) for name, found in part.items()} for part in parts]
 
 
+def _enough(heads: list[int], lengths: list[int], step: int, channels: int, score: str, lacking: int) -> int | None:
+    """Calibration rows a series that have so many scores more; None where the table has not so many rows.
+
+    Of surprise there is one a token's rows, of residuals one a row, where none is missing.
+    """
+    every = step if score == "surprise" else 1
+
+    def more(rows: int) -> int:
+        grown = (max(0, min(rows, length) - head) for head, length in zip(heads, lengths, strict=True))
+        return channels * sum(own // every for own in grown)
+
+    longer = range(max(heads) + 1, max(lengths) + 1)
+    found = bisect.bisect_left(longer, lacking, key=more)
+    return longer[found] if found < len(longer) else None
+
+
 class _Thresholds:
     """Limits of each score: of a series' own calibration rows, or of those of all series where these are few."""
 
-    def __init__(self, path: str, heads: list[int], found: list[dict[str, np.ndarray]], rate: float, longest: int):
+    def __init__(
+        self,
+        path: str,
+        heads: list[int],
+        found: list[dict[str, np.ndarray]],
+        rate: float,
+        enough: Callable[[str, int], int | None],
+    ):
         known = {name: [part[name] for part in found] for name in SCORES}
         surprised = any(np.isfinite(part).any() for part in known["surprise"])
         self.scores = SCORES if surprised else SCORES[:1]
@@ -202,11 +227,11 @@ class _Thresholds:
         together = {name: scores[np.isfinite(scores)] for name, scores in together.items()}
         fewest = min(together, key=lambda name: len(together[name]))
         if (count := len(together[fewest])) < LEAST:
-            enough = math.ceil(max(heads) * LEAST / max(1, count))  # more than enough: the first rows have no score
+            rows = enough(fewest, LEAST - count)
             remedy = (
-                f"Give --calibration {enough} (rows a series), or more rows."
-                if enough <= longest
-                else f"So many are of some {enough:,} rows a series, and the longest has {longest:,}: give more rows."
+                "The whole table has too few: give more rows."
+                if rows is None
+                else f"Give --calibration {rows} (rows a series), or more rows."
             )
             raise InputError(
                 f"{path}: the {max(heads):,} calibration rows have {count:,} scores of {fewest}, and thresholds need "

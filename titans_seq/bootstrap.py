@@ -90,4 +90,4 @@ def _lead(ours: list[Scores], theirs: list[Scores]) -> list[Scores]:
 
 def compare_parts(compared: Compared, parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Scores of each model on parts of the units, without intervals; ``parts`` are masks (n,) by name."""
-    return {name: {"items": int(mask.sum()), **compared.part(mask).scores()} for name, mask in parts.items()}
+    return {name: compared.part(mask).scores() for name, mask in parts.items()}

@@ -138,7 +138,7 @@ def _by_chromosome(compared: Compared, chromosomes: list[str], records: Sequence
     groups = np.array(chromosomes)
     parts = compare_parts(compared, {name: groups == name for name in names})
     counts = Counter(name for name, _ in dict.fromkeys(zip(chromosomes, records, strict=True)))
-    return {"chromosomes": {name: {**part, "items": counts[name]} for name, part in parts.items()}}
+    return {"chromosomes": {name: {"items": counts[name], **part} for name, part in parts.items()}}
 
 
 # --- labelled sequences

@@ -299,7 +299,8 @@ def _read(
     """
     resume, state_out = reading.resume, reading.state_out
     must_differ(out, "--state-out", state_out)
-    if finished(out, reading, source, [path], kind.suffixes):
+    inputs = [path, *(str(file) for file in (reading.regions.get("reference"), reading.state_in) if file)]
+    if finished(out, reading, source, inputs, kind.suffixes):
         if state_out is not None and not state_out.is_file():
             raise UsageError(f"{out} is finished and {state_out} is not there. To make it again add --overwrite.")
         return {"out": str(reading.target(out)), "already_finished": True}
@@ -338,7 +339,7 @@ def _read(
     if reading.dry_run:
         lengths = [block.start + len(block.codes) for block in records_of() if block.last]
         return dry(model, records=len(lengths), bases=sum(lengths))
-    inputs = [file, *regions.files(), *([reading.state_in] if reading.state_in else [])]
+    made_of = [file, *regions.files(), *([reading.state_in] if reading.state_in else [])]
     options = {"batch_size": reading.batch_size, "reset": reset, "state_out": state_out, **settings}
     options |= {} if regions == WHOLE else {"regions": regions.model_dump_json()}
     options |= {"both_strands": True} if reading.both_strands else {}
@@ -353,7 +354,7 @@ def _read(
     rows = write(
         out,
         lambda point: steps(prefetch(records_of()), point),
-        identity(source, inputs, **options),
+        identity(source, made_of, **options),
         job=reading,
         units=lambda: units_of(records_of(), reading.batch_size, model.backbone.config.padded, reading.both_strands),
         template=template,

@@ -229,6 +229,7 @@ def finished(out: Path, job: Job, source: str, inputs: list[str], suffixes: tupl
     must_be_new(out, overwrite=job.overwrite, resume=job.resume)
     done = job.resume and out.exists() and not job.overwrite
     if done:
+        # without `find`, which may go to a hub, and fails where a model is gone
         model = (Path(source) / name for name in ("model.safetensors", "model/model.safetensors"))
         made_of = [path for path in (*model, *map(Path, inputs)) if path.is_file()]
         if changed := [str(path) for path in made_of if path.stat().st_mtime > out.stat().st_mtime]:
@@ -290,9 +291,10 @@ def write(
     if isinstance(job, SharedJob) and job.part:
         span = job.part.span(units())
         if not span:
+            smaller = f" A smaller --batch-size than {job.batch_size}, the same in all shards, may make more of it."
             warn(
-                f"--shard {job.part} has nothing to do: what is read side by side stays together. A smaller "
-                f"--batch-size than {job.batch_size}, the same in all shards, makes more to share out."
+                f"--shard {job.part} has nothing to do: what is read together stays together, and of that there is too "
+                f"little for {job.part.total} shards.{smaller if job.batch_size > 1 else ''}"
             )
         shard = span, shard_facts(out, job.part, span, kind, identity)
         identity = identity | {"shard": str(job.part)}
